@@ -1,0 +1,1 @@
+"""The looped model: configuration, reference mathematics, checkpoints, vLLM plugin. Stands alone."""
