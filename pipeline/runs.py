@@ -1,0 +1,153 @@
+"""What is kept of every run: one folder with the task, the checkpoint, the ledger, the trajectory and the report.
+
+The trajectory (`trajectory.json`) is the full account: every prompt, completion, verdict, depth, token count and
+second. It is written after every node of the graph, so a killed run still has one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.config import Rung
+from pipeline.core import Candidate, Completion, Patch, Prompt, Suspect, Task, TestCase, Verdict
+from pipeline.exceptions import InputError
+
+RunStatus = Literal["running", "solved", "unsolved", "nothing_to_repair", "failed", "interrupted"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class CandidateRecord(_Record):
+    """One draft, from prompt to verdict."""
+
+    candidate: Candidate
+    prompt_number: int  # into the round's prompts
+    completion: Completion
+    verdict: Verdict | None = None  # None: never tested (refused, duplicate, or not reached yet)
+    tests_changed: dict[str, str] = Field(
+        default_factory=dict
+    )  # test id -> new status, where it differs from base
+
+
+class PromptRecord(_Record):
+    """One prompt, as the model saw it."""
+
+    suspect: Suspect
+    prompt: Prompt
+    num_tokens: int
+
+
+class RoundRecord(_Record):
+    """One rung of the ladder."""
+
+    number: int  # counts from 1
+    rung: Rung
+    prompts: list[PromptRecord] = Field(default_factory=list)
+    candidates: list[CandidateRecord] = Field(default_factory=list)
+    draft_seconds: float = 0.0
+    test_seconds: float = 0.0
+
+
+class BaselineRecord(_Record):
+    """What the tests said before anything was changed."""
+
+    fail_to_pass: list[str]
+    pass_to_pass: list[str]
+    failures: list[TestCase]
+    output: str
+    wall_seconds: float
+
+
+class RunRecord(_Record):
+    """The whole account of a run."""
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    status: RunStatus
+    reason: str = ""  # why it ended as it did, in a sentence
+    task: Task
+    settings: dict[str, Any]  # resolved
+    versions: dict[str, str] = Field(default_factory=dict)
+    model: str = ""
+    base_commit: str = ""
+    tree_hash: str = ""
+    started_at: datetime
+    finished_at: datetime | None = None
+    baseline: BaselineRecord | None = None
+    suspects: list[Suspect] = Field(default_factory=list)
+    rounds: list[RoundRecord] = Field(default_factory=list)
+    patch: Patch | None = None
+    seconds_by_stage: dict[str, float] = Field(default_factory=dict)
+    num_sandbox_runs: int = 0
+    sandbox_seconds: float = 0.0
+
+
+class RunFolder:
+    """The folder of one run. Every write is atomic: a reader sees the old file or the new one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The LangGraph checkpointer's SQLite file."""
+        return self.path / "checkpoint.sqlite"
+
+    @property
+    def ledger_path(self) -> Path:
+        """Finished completions and sandbox runs, by content, so that a resumed run pays for nothing twice."""
+        return self.path / "ledger"
+
+    @property
+    def report_path(self) -> Path:
+        """The page for people."""
+        return self.path / "report.html"
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a file of the folder, atomically, and return its path."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return write_atomically(self.path / name, text.encode())
+
+    def save(self, record: RunRecord) -> Path:
+        """Write the trajectory."""
+        return self.write_text("trajectory.json", record.model_dump_json(indent=1))
+
+    def load(self) -> RunRecord:
+        """Read the trajectory.
+
+        Raises:
+            InputError: there is none, or it is not one.
+        """
+        try:
+            return RunRecord.model_validate(json.loads((self.path / "trajectory.json").read_text()))
+        except (OSError, ValueError) as exc:
+            raise InputError(f"run {self.run_id} has no readable trajectory: {exc}") from exc
+
+
+def write_atomically(path: Path, data: bytes) -> Path:
+    """Write a file so that it is either wholly there or not at all, also after a crash."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
