@@ -1,0 +1,1 @@
+"""The planner as a LangGraph graph. Read `build.py` first."""
