@@ -1,0 +1,164 @@
+"""Rank the definitions that may hold the fault: traceback, coverage, names in the failing test, BM25.
+
+This is the deterministic tier with a flat reading of the tree; recursive tiers join behind the same function.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from rank_bm25 import BM25Okapi
+
+from pipeline.context.failures import Evidence, frames, is_test_path, definition_of_test
+from pipeline.context.symbols import Definition, called_names, definitions, identifiers, words
+from pipeline.core import Suspect, TestCase
+from pipeline.snapshot import Snapshot
+
+# Weights say how much one kind of evidence counts against another; a full BM25 score is 1.
+_TRACEBACK, _CALLED, _NAMED, _CALLEE, _STATEMENT = 3.0, 2.0, 1.0, 0.75, 1.0
+_NOT_COVERED = 0.05  # factor: a function that no failing test ran is hardly the fault
+_MAX_SOURCE_BYTES = 1 << 20  # a larger file is generated or data
+
+
+def localise(snapshot: Snapshot, evidence: Evidence, *, num_suspects: int) -> tuple[Suspect, ...]:
+    """Return the most suspicious functions, best first, each with the evidence against it.
+
+    Tests, documentation and set-up files are never suspects. A tree without a single function gives none.
+    """
+    corpus = _corpus(snapshot)
+    if not corpus:
+        return ()
+    board = _Board(corpus)
+    sources = {d: _source(snapshot, d) for d in corpus}
+    _add_tracebacks(board, snapshot, evidence.failures)
+    _add_names(board, snapshot, evidence, sources)
+    _add_bm25(board, _query(snapshot, evidence), sources)
+    _apply_coverage(board, evidence.covered)
+    return board.ranked(num_suspects)
+
+
+class _Board:
+    """Scores and reasons, by definition."""
+
+    def __init__(self, corpus: Sequence[Definition]) -> None:
+        self.corpus = corpus
+        self.scores: dict[Definition, float] = dict.fromkeys(corpus, 0.0)
+        self.reasons: dict[Definition, list[str]] = defaultdict(list)
+        self.num_namesakes = Counter(definition.name for definition in corpus)
+
+    def add(self, definition: Definition, score: float, reason: str) -> None:
+        self.scores[definition] += score
+        self.reasons[definition].append(reason)
+
+    def at(self, path: str, line: int) -> Definition | None:
+        return next((d for d in self.corpus if d.path == path and d.start_line <= line <= d.end_line), None)
+
+    def ranked(self, num_suspects: int) -> tuple[Suspect, ...]:
+        # Ties go to the earlier place in the tree, so that equal input ranks equally.
+        best = sorted(self.corpus, key=lambda d: (-self.scores[d], d.path, d.start_line))
+        return tuple(
+            Suspect(
+                path=d.path,
+                qualname=d.qualname,
+                start_line=d.start_line,
+                end_line=d.end_line,
+                score=round(self.scores[d], 4),
+                evidence=tuple(self.reasons[d]),
+            )
+            for d in best[:num_suspects]
+            if self.scores[d] > 0
+        )
+
+
+def _corpus(snapshot: Snapshot) -> list[Definition]:
+    found: list[Definition] = []
+    for path in snapshot.python_paths:
+        if is_test_path(path):
+            continue
+        try:
+            source = snapshot.read_bytes(path)
+        except FileNotFoundError:
+            continue  # a link out of the tree
+        if len(source) <= _MAX_SOURCE_BYTES:
+            found += [d for d in definitions(path, source) if d.kind == "function"]
+    return found
+
+
+def _source(snapshot: Snapshot, definition: Definition) -> str:
+    lines = snapshot.read_bytes(definition.path).decode("utf-8", "replace").splitlines()
+    return "\n".join(lines[definition.start_line - 1 : definition.end_line])
+
+
+def _add_tracebacks(board: _Board, snapshot: Snapshot, failures: Iterable[TestCase]) -> None:
+    """Count the deepest frame in full and each one above it for less, once per definition."""
+    best: dict[Definition, tuple[float, str]] = {}
+    for case in failures:
+        hits = [board.at(path, line) for path, line in frames(case.details, snapshot)]
+        for height, definition in enumerate(reversed([hit for hit in hits if hit is not None])):
+            score = _TRACEBACK * 0.7**height
+            if score > best.get(definition, (0.0, ""))[0]:
+                best[definition] = (score, f"traceback, {height} above the deepest frame")
+    for definition, (score, reason) in best.items():
+        board.add(definition, score, reason)
+
+
+def _add_names(
+    board: _Board, snapshot: Snapshot, evidence: Evidence, sources: Mapping[Definition, str]
+) -> None:
+    """Count what the failing tests call, what that calls in turn, and names that the issue mentions."""
+    tests = _test_sources(snapshot, evidence.failures)
+    called = frozenset().union(*(called_names(text.encode()) for text in tests))
+    mentioned = frozenset().union(*(identifiers(text) for text in tests))
+    in_statement = identifiers(evidence.statement)
+    callees: set[str] = set()
+    for definition in board.corpus:
+        owner = definition.parent.rpartition(".")[2]
+        if definition.name in called or (definition.name == "__init__" and owner in called):
+            # One common name ("get") must not outweigh a traceback, so many namesakes share the weight.
+            board.add(definition, _CALLED / board.num_namesakes[definition.name], "called by a failing test")
+            callees |= called_names(sources[definition].encode())
+        elif definition.name in mentioned:
+            board.add(definition, _NAMED / board.num_namesakes[definition.name], "named in a failing test")
+        if definition.name in in_statement and len(definition.name) > 3:
+            board.add(definition, _STATEMENT, "named in the issue")
+    for definition in board.corpus:
+        if definition.name in callees and definition.name not in called:
+            board.add(
+                definition, _CALLEE / board.num_namesakes[definition.name], "called by what a test calls"
+            )
+
+
+def _test_sources(snapshot: Snapshot, failures: Iterable[TestCase]) -> list[str]:
+    found = (definition_of_test(case.test_id, snapshot) for case in failures)
+    return [_source(snapshot, definition) for definition in dict.fromkeys(found) if definition is not None]
+
+
+def _query(snapshot: Snapshot, evidence: Evidence) -> str:
+    messages = [case.message for case in evidence.failures]
+    return "\n".join([*_test_sources(snapshot, evidence.failures), *messages, evidence.statement])
+
+
+def _add_bm25(board: _Board, query: str, sources: Mapping[Definition, str]) -> None:
+    documents = [words(f"{d.path} {d.qualname} {d.name} {sources[d]}") or ["_"] for d in board.corpus]
+    scores = BM25Okapi(documents).get_scores(sorted(set(words(query))))
+    highest = max(scores)
+    if highest <= 0:
+        return
+    for definition, score in zip(board.corpus, scores, strict=True):
+        if score > 0:
+            board.add(definition, float(score / highest), f"BM25 {score / highest:.2f} of the best")
+
+
+def _apply_coverage(board: _Board, covered: Mapping[str, frozenset[int]]) -> None:
+    if not covered:
+        return
+    for definition in board.corpus:
+        # The def line itself runs at import: only a line of the body is evidence.
+        ran = covered.get(definition.path, frozenset())
+        if any(
+            definition.body_line <= line <= definition.end_line and line > definition.def_line for line in ran
+        ):
+            board.add(definition, 0.5, "run by a failing test")
+        else:
+            board.scores[definition] *= _NOT_COVERED
