@@ -1,0 +1,73 @@
+"""Tiny random checkpoints for tests, ours and yours: real Qwen2 layout, real tokenizer, made offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_tiny_qwen2(
+    path: Path,
+    *,
+    num_layers: int = 6,
+    hidden_size: int = 64,
+    max_position_embeddings: int = 2048,
+    tie_word_embeddings: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Write a random float32 Qwen2 checkpoint with a byte-level tokenizer (259 tokens) to `path`, and return it.
+
+    Weights are drawn wider than for training, so that logits are far apart and every layer, pass and position
+    shows in the sampled tokens. The same arguments give the same weights.
+    """
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=256 + len(_SPECIAL_TOKENS),
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=hidden_size // 32,
+        num_key_value_heads=1,
+        max_position_embeddings=max_position_embeddings,
+        tie_word_embeddings=tie_word_embeddings,
+        bos_token_id=None,
+        eos_token_id=256 + _SPECIAL_TOKENS.index("<|im_end|>"),
+        pad_token_id=256,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        network = Qwen2ForCausalLM(config)
+        for name, parameter in network.named_parameters():
+            is_norm = name.endswith("norm.weight")
+            parameter.normal_(mean=1.0 if is_norm else 0.0, std=0.1 if is_norm else 0.2)
+    network.save_pretrained(path)
+    _save_tokenizer(path, max_position_embeddings)
+    return path
+
+
+def _save_tokenizer(path: Path, model_max_length: int) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(_SPECIAL_TOKENS))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=_CHAT_TEMPLATE,
+        model_max_length=model_max_length,
+    ).save_pretrained(path)
