@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rank_bm25 import BM25Okapi
 
-from pipeline.context.failures import Evidence, frames, is_test_path, definition_of_test
-from pipeline.context.symbols import Definition, called_names, definitions, identifiers, words
+from pipeline.context.failures import Evidence, definition_of_test, frames, is_test_path
+from pipeline.context.symbols import Definition, called_names, definitions, identifiers, source_lines, words
 from pipeline.core import Suspect, TestCase
 from pipeline.snapshot import Snapshot
 
@@ -86,7 +86,7 @@ def _corpus(snapshot: Snapshot) -> list[Definition]:
 
 
 def _source(snapshot: Snapshot, definition: Definition) -> str:
-    lines = snapshot.read_bytes(definition.path).decode("utf-8", "replace").splitlines()
+    lines = source_lines(snapshot.read_bytes(definition.path))
     return "\n".join(lines[definition.start_line - 1 : definition.end_line])
 
 

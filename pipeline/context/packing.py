@@ -1,7 +1,7 @@
 """Choose what a prompt may say about one suspect, within a token budget.
 
-What the model must rewrite always goes in whole; the rest is added in the order of its use until the budget is
-spent, and a part that is cut says so.
+What the model must rewrite always goes in whole; the rest is added in the order of its use until the budget
+is spent, and a part that is cut says so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.context.failures import Evidence, definition_of_test, excerpt, is_test_path
-from pipeline.context.symbols import Definition, called_names, definitions, identifiers, module_statements
+from pipeline.context.symbols import (
+    Definition,
+    called_names,
+    definitions,
+    identifiers,
+    module_statements,
+    source_lines,
+)
 from pipeline.core import ContextBundle, Suspect
 from pipeline.exceptions import LimitReachedError
 from pipeline.snapshot import Snapshot
@@ -51,7 +58,7 @@ async def pack(
     num_definition, *num_parts = await count_tokens([definition, *parts])
     if num_definition > max_tokens:
         raise LimitReachedError(
-            f"{suspect.path}:{suspect.qualname} has {num_definition} tokens; the prompt may have {max_tokens}",
+            f"{suspect.path}:{suspect.qualname} has {num_definition} tokens; a prompt may have {max_tokens}",
             hint="raise planner.max_prompt_tokens, or use a model with a larger window",
         )
     fitted, num_tokens = _fit(parts, num_parts, max_tokens - num_definition)
@@ -81,8 +88,7 @@ class _Source:
     @classmethod
     def read(cls, snapshot: Snapshot, path: str) -> _Source:
         data = snapshot.read_bytes(path)
-        lines = tuple(data.decode("utf-8", "replace").splitlines())
-        return cls(path, data, lines, definitions(path, data))
+        return cls(path, data, tuple(source_lines(data)), definitions(path, data))
 
     def text(self, start_line: int, end_line: int) -> str:
         return "\n".join(self.lines[start_line - 1 : end_line])
@@ -126,7 +132,7 @@ def _used_statements(source: _Source, definition: str) -> str:
 def _failing_tests(snapshot: Snapshot, evidence: Evidence) -> list[str]:
     found = (definition_of_test(case.test_id, snapshot) for case in evidence.failures)
     tests = [definition for definition in dict.fromkeys(found) if definition is not None][:_MAX_TESTS]
-    # Without decorators: a table of parameters would crowd out the test, and the failure names the one that failed.
+    # No decorators: a table of parameters would crowd out the test; the failure names the one that failed.
     return [_Source.read(snapshot, test.path).text(test.def_line, test.end_line) for test in tests]
 
 

@@ -75,6 +75,11 @@ def called_names(source: bytes) -> frozenset[str]:
     return frozenset(_called(_parse(source)))
 
 
+def source_lines(source: bytes) -> list[str]:
+    """Return a source's lines as tree-sitter counts them: a form feed or U+2028 does not end one."""
+    return source.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
+
+
 def words(text: str) -> list[str]:
     """Split identifiers at underscores and capitals: the terms that BM25 compares."""
     return [word.lower() for word in _WORD.findall(text)]
