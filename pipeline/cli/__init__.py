@@ -3,3 +3,6 @@
 
 def main() -> None:
     """Run the `loopwright` command."""
+    from pipeline.cli.app import app
+
+    app(prog_name="loopwright")

@@ -1,0 +1,6 @@
+"""`loopwright fix`."""
+
+
+def fix() -> None:
+    """Repair a repository."""
+    raise NotImplementedError
