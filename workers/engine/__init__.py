@@ -1,0 +1,1 @@
+"""One vLLM engine on a Ray actor: its settings, the service around it, and its death."""
