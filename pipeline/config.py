@@ -5,12 +5,16 @@ Unknown keys are errors. The resolved settings are kept with every run.
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from pipeline.core import Limits
+from pipeline.exceptions import InputError
 
 
 class _Section(BaseModel):
@@ -98,3 +102,109 @@ class Settings(BaseSettings):
     sandbox: SandboxSection = SandboxSection()
     planner: PlannerSection = PlannerSection()
     limits: Limits = Limits()
+
+
+def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Return the settings: defaults, then the YAML file, then LOOPWRIGHT_* variables, then `overrides`.
+
+    Sections merge key by key; lists are replaced whole.
+
+    Raises:
+        InputError: an unreadable file, an unknown key or a bad value; it names the key and its source.
+    """
+    sources: dict[str, Mapping[str, Any]] = {
+        str(config_file): read_yaml(config_file) if config_file else {},
+        "environment variables": _environment_values(),
+        "the command line": overrides or {},
+    }
+    values: dict[str, Any] = {}
+    for source in sources.values():
+        values = merge(values, source)
+    try:
+        return Settings(**values)
+    except ValidationError as exc:
+        raise _input_error(exc, sources) from exc
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over` put over it, section by section."""
+    both = {key: merge(base[key], over[key]) for key in over if _are_sections(base.get(key), over[key])}
+    return {**base, **over, **both}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds; an empty file holds an empty one.
+
+    Raises:
+        InputError: it cannot be read, is not YAML, or is not a mapping.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise InputError(f"cannot read the configuration {path}: {exc.strerror}") from exc
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise InputError(f"{path} is not valid YAML: {exc}") from exc
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold keys and values, not a {type(values).__name__}")
+    return {str(key): value for key, value in values.items()}
+
+
+def _environment_values() -> dict[str, Any]:
+    try:
+        return EnvSettingsSource(Settings)()
+    except SettingsError as exc:  # a variable that should hold JSON and does not
+        raise InputError(f"environment variables: {exc}: {exc.__cause__}") from exc
+
+
+def _are_sections(*values: Any) -> bool:
+    return all(isinstance(value, Mapping) for value in values)
+
+
+def _input_error(error: ValidationError, sources: Mapping[str, Mapping[str, Any]]) -> InputError:
+    """Return one InputError that names every bad key, where it came from, and near names for unknown ones."""
+    lines, hints = [], []
+    problems = error.errors()
+    for problem in problems:
+        location = problem["loc"]
+        if any(
+            len(other["loc"]) > len(location) and other["loc"][: len(location)] == location
+            for other in problems
+        ):
+            continue  # a section is bad only because of what is wrong inside it
+        key = ".".join(str(part) for part in location)
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{_origin(location, sources)}: unknown key {key}")
+            hints.append(_near_names(location))
+        else:
+            lines.append(
+                f"{_origin(location, sources)}: {key}: {problem['msg']} (got {problem['input']!r:.100})"
+            )
+    return InputError(
+        "; ".join(lines), hint="; ".join(hints) or "`loopwright fix --show-config` prints every key"
+    )
+
+
+def _origin(location: Sequence[str | int], sources: Mapping[str, Mapping[str, Any]]) -> str:
+    return next((name for name in reversed(list(sources)) if _holds(sources[name], location)), "settings")
+
+
+def _holds(values: Any, location: Sequence[str | int]) -> bool:
+    for part in location:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
+
+
+def _near_names(location: Sequence[str | int]) -> str:
+    section: Any = Settings.model_construct()
+    for part in location[:-1]:
+        section = section[0] if isinstance(part, int) else getattr(section, part, None)
+    known = list(type(section).model_fields) if isinstance(section, BaseModel) else []
+    matches = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"did you mean {matches[0]}?" if matches else f"known keys here: {', '.join(known)}"
