@@ -27,7 +27,7 @@ class Dependencies:
 async def run_task(task: Task, folder: RunFolder, deps: Dependencies) -> RunRecord:
     """Run the task to its end and return its record, which is saved to the folder after every node.
 
-    A folder that holds a checkpoint of the same task and settings is resumed: nothing that was finished is redone.
+    A folder that holds a checkpoint of this task and these settings is resumed: nothing finished is redone.
 
     Raises:
         InputError: the task cannot be used, or the folder belongs to another task or other settings.
