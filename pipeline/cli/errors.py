@@ -16,7 +16,6 @@ from pathlib import Path
 import typer
 
 from model.exceptions import DepthError, LoopConfigError, ModelError
-from pipeline.cli.text import printable
 from pipeline.exceptions import (
     EnvironmentBrokenError,
     InputError,
@@ -24,6 +23,7 @@ from pipeline.exceptions import (
     LoopwrightError,
     NothingToRepairError,
 )
+from pipeline.text import printable
 
 
 class ExitCode(enum.IntEnum):
