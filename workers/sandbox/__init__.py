@@ -1,0 +1,1 @@
+"""Sandboxes: where model-written and repository code runs. Docker, or bubblewrap where none answers."""

@@ -1,0 +1,161 @@
+"""What comes out of a run: output kept as head and tail, and the supervisor's report at the end of stdout.
+
+Everything here was written by code that may be hostile; it is measured, capped and only then kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import tarfile
+import time
+from collections.abc import Sequence
+
+from pipeline.core import CapturedStream
+
+KILL_FACTOR = 16  # a stream this many times longer than what is kept of it ends the run
+_SETUP_BYTES = 64 * 1024  # nothing but the start marker belongs before the start marker
+_REPORT_BYTES = 64 * 1024  # the report without its files
+_TAR_BLOCKS_BYTES = 16 * 1024  # headers and padding of one collected file
+_SECONDS = re.compile(rb"(\d+)m([\d.]+)s")
+
+
+class OutputLimitExceeded(Exception):  # noqa: N818 - an outcome, not an error
+    """A stream grew past what a run may print."""
+
+
+class HeadTail:
+    """Keeps the head and the tail of a stream within `kept_bytes`, and counts all of it."""
+
+    def __init__(self, kept_bytes: int) -> None:
+        self._head_bytes = kept_bytes // 2
+        self._tail_bytes = kept_bytes - self._head_bytes
+        self._kill_bytes = kept_bytes * KILL_FACTOR
+        self._head = bytearray()
+        self._tail = bytearray()
+        self.num_bytes = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece of the stream. Raises OutputLimitExceeded when it is too long in all."""
+        self.num_bytes += len(data)
+        room = self._head_bytes - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:]
+        if len(self._tail) > 2 * self._tail_bytes:  # twice: so that trimming is rare
+            del self._tail[: -self._tail_bytes]
+        if self.num_bytes > self._kill_bytes:
+            raise OutputLimitExceeded
+
+    def captured(self) -> CapturedStream:
+        """Return what was kept."""
+        tail = bytes(self._tail[-self._tail_bytes :])
+        if len(self._head) + len(tail) == self.num_bytes:
+            return CapturedStream(head=bytes(self._head) + tail, num_bytes=self.num_bytes)
+        return CapturedStream(head=bytes(self._head), tail=tail, num_bytes=self.num_bytes)
+
+
+class Recorder:
+    """Takes both streams of one run: start marker, the command's output, the supervisor's report."""
+
+    def __init__(self, nonce: str, output_bytes: int, num_files: int) -> None:
+        self._start = f"{nonce} start\n".encode()
+        self._end = f"{nonce} end ".encode()
+        self._files = f"{nonce} files\n".encode()
+        self._report_bytes = _REPORT_BYTES + num_files * (output_bytes + _TAR_BLOCKS_BYTES)
+        self._pending = bytearray()
+        self._report: bytearray | None = None
+        self.stdout = HeadTail(output_bytes)
+        self.stderr = HeadTail(output_bytes)
+        self.started_at: float | None = None  # time.monotonic() at the start marker
+        self.ended_at: float | None = None  # at the end marker
+
+    def feed_stdout(self, data: bytes) -> None:
+        """Take the next piece of stdout. Raises OutputLimitExceeded."""
+        if self._report is not None:
+            self._feed_report(data)
+            return
+        self._pending += data
+        if self.started_at is None:
+            self._seek_start()
+        if self.started_at is not None:
+            self._seek_end()
+
+    def feed_stderr(self, data: bytes) -> None:
+        """Take the next piece of stderr. Raises OutputLimitExceeded."""
+        self.stderr.feed(data)
+
+    def close(self) -> None:
+        """Note that no more will come, so what might have been half a marker was output."""
+        if self._report is None and self.started_at is not None:
+            rest, self._pending = bytes(self._pending), bytearray()
+            with contextlib.suppress(OutputLimitExceeded):
+                self.stdout.feed(rest)
+
+    def _seek_start(self) -> None:
+        found = self._pending.find(self._start)
+        if found >= 0:
+            self.started_at = time.monotonic()
+            del self._pending[: found + len(self._start)]
+        elif len(self._pending) > _SETUP_BYTES:
+            raise OutputLimitExceeded
+
+    def _seek_end(self) -> None:
+        found = self._pending.find(self._end)
+        # The marker may be cut in two by the end of this piece: hold back what could be its first part.
+        done = found if found >= 0 else max(0, len(self._pending) - len(self._end) + 1)
+        output = bytes(self._pending[:done])
+        del self._pending[:done]
+        self.stdout.feed(output)
+        if found >= 0:
+            self.ended_at = time.monotonic()
+            self._report = bytearray()
+            self._feed_report(bytes(self._pending[len(self._end) :]))
+
+    def _feed_report(self, data: bytes) -> None:
+        assert self._report is not None
+        self._report += data
+        if len(self._report) > self._report_bytes:
+            raise OutputLimitExceeded
+
+    @property
+    def exit_code(self) -> int | None:
+        """The command's exit code (128 + n for signal n); None when there is no report."""
+        first_line = bytes(self._report or b"").split(b"\n", 1)[0]
+        return int(first_line) if first_line.isdigit() else None
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """User and system seconds of the command and its waited-for children, as the shell's `times` says."""
+        times = [float(m) * 60 + float(s) for m, s in _SECONDS.findall(self._text())]
+        return sum(times[2:4]) if len(times) >= 4 else None  # the first two are the shell's own
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """The peak as the cgroup seen from inside says; None where none is seen."""
+        peaks = [int(line) for line in self._text().split(b"\n")[1:] if line.isdigit()]
+        return max(peaks, default=None)
+
+    def files(self, names: Sequence[str], max_bytes: int) -> dict[str, bytes]:
+        """Return the regular files among `names` that came back whole and within `max_bytes`."""
+        _, _, archive = bytes(self._report or b"").partition(self._files)
+        return read_files(archive, names, max_bytes)
+
+    def _text(self) -> bytes:
+        return bytes(self._report or b"").partition(self._files)[0]
+
+
+def read_files(archive: bytes, names: Sequence[str], max_bytes: int) -> dict[str, bytes]:
+    """Return regular files of a hostile tar by exact name; links, devices, folders and long files are not."""
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+            for member in tar:
+                if member.name in names and member.type == tarfile.REGTYPE and member.size <= max_bytes:
+                    content = tar.extractfile(member)
+                    data = content.read(max_bytes) if content else b""
+                    if len(data) == member.size:
+                        found[member.name] = data
+    except (tarfile.TarError, ValueError, OverflowError, EOFError):
+        pass  # cut short or forged: what came before stands
+    return found
