@@ -1,7 +1,7 @@
 """A read-only view of an exported source tree: what `workspace` makes and every later stage reads.
 
-The folder holds the tree as it was at the base, without history. Candidates are laid over it as tar layers; the
-folder itself is never changed.
+The folder holds the tree as it was at the base, without history. Candidates are laid over it as tar layers;
+the folder itself is never changed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Snapshot:
     root: Path
     commit: str  # of the repository's HEAD or the base asked for; "" where there is none yet
     num_uncommitted: int = 0  # changed or untracked files that are part of the snapshot
+    warnings: tuple[str, ...] = ()  # what a user should know of things that were left out
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
@@ -47,10 +48,14 @@ class Snapshot:
         Raises:
             FileNotFoundError: no such regular file inside the tree (a link out of it counts as none).
         """
-        target = (self.root / path).resolve()
-        if not target.is_relative_to(self.root.resolve()) or not target.is_file():
-            raise FileNotFoundError(path)
-        return target.read_bytes()
+        try:
+            # Not Path.resolve: a link that leads to itself makes it raise RuntimeError.
+            target = Path(os.path.realpath(self.root / path))
+            if target.is_relative_to(os.path.realpath(self.root)) and target.is_file():
+                return target.read_bytes()
+        except ValueError:  # a null character
+            pass
+        raise FileNotFoundError(path)
 
     @cached_property
     def tar(self) -> bytes:
