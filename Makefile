@@ -1,0 +1,42 @@
+# Two commands: `make demo` repairs a real library, `make test` runs every test. Both set up by themselves.
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint test-unit test-integration test-e2e real-cases lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup:  ## make the virtual environment (skipped when nothing changed)
+	@ops/setup.sh
+
+demo: setup  ## repair a real bug of a real library with the default model, and print the patch
+	@ops/demo.sh
+
+test: setup lint test-unit test-integration test-e2e  ## everything that CI runs
+
+lint: setup  ## style, types, import direction
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-unit: setup  ## seconds; no model, no engine, no network
+	$(BIN)/python -m pytest tests/unit
+
+test-integration: setup  ## real sandboxes, Ray and vLLM on tiny checkpoints
+	$(BIN)/python -m pytest tests/integration
+
+test-e2e: setup  ## the real model (downloaded once: 0.5 GB)
+	$(BIN)/loopwright model pull
+	$(BIN)/python -m pytest tests/e2e
+
+real-cases: setup  ## solve rate on the historical bugs, by recurrence depth (an hour or more)
+	$(BIN)/python -m tests.benchmarks.real_cases.run
+
+lock: ## resolve the dependencies anew
+	ops/lock.sh
+
+clean:  ## remove what the build made (not the model, not the runs)
+	rm -rf $(VENV) .loopwright .mypy_cache .ruff_cache .pytest_cache
