@@ -15,68 +15,17 @@ from pipeline.runs import RunRecord
 from tests.unit.records import DIFF, HOSTILE, bare_record, hostile_record, solved_record
 
 VOID = {"meta", "br", "img", "rect", "link", "input"}
-TAGS = set(
-    [
-        "html",
-        "head",
-        "meta",
-        "title",
-        "style",
-        "body",
-        "header",
-        "main",
-        "section",
-        "article",
-        "nav",
-        "footer",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "p",
-        "a",
-        "span",
-        "strong",
-        "b",
-        "code",
-        "pre",
-        "dl",
-        "dt",
-        "dd",
-        "div",
-        "ul",
-        "li",
-        "table",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "details",
-        "summary",
-        "svg",
-        "rect",
-    ]
-)
-ATTRIBUTES = set(
-    [
-        "lang",
-        "charset",
-        "http-equiv",
-        "content",
-        "name",
-        "class",
-        "id",
-        "href",
-        "title",
-        "open",
-        "viewbox",
-        "preserveaspectratio",
-        "aria-hidden",
-        "width",
-        "height",
-    ]
-)
+# fmt: off
+TAGS = {
+    "html", "head", "meta", "title", "style", "body", "header", "main", "section", "article", "nav", "footer",
+    "h1", "h2", "h3", "h4", "p", "a", "span", "strong", "b", "code", "pre", "dl", "dt", "dd", "div", "ul",
+    "li", "table", "thead", "tbody", "tr", "th", "td", "details", "summary", "svg", "rect",
+}
+ATTRIBUTES = {
+    "lang", "charset", "http-equiv", "content", "name", "class", "id", "href", "title", "open",
+    "viewbox", "preserveaspectratio", "aria-hidden", "width", "height",
+}
+# fmt: on
 
 
 class Page(HTMLParser):
