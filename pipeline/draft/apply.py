@@ -1,0 +1,158 @@
+"""Turns an answer into the file's new content, or into the reason why it never reaches a sandbox."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.core import ContextBundle, Prompt
+from pipeline.draft.answer import NoDefinitionError, definition_name, find_definition
+from pipeline.draft.blocks import BlockMissedError, apply_blocks, read_blocks
+from pipeline.draft.source import Edit, apply_edit, dedent, edit_between, read_source, reindent, split_lines
+from pipeline.draft.syntax import (
+    PARSE_ERRORS,
+    Definition,
+    compile_error,
+    fingerprint,
+    first_definition,
+    has_body,
+    incompatibility,
+)
+
+# Code that asks whether it is being tested has no place in a repair.
+_ASKS_FOR_TESTS = re.compile(r"PYTEST_CURRENT_TEST|sys\.modules\b.{0,20}(?:py|unit)test|\bimport\s+pytest\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An answer that became an edit."""
+
+    edit: Edit
+    content: bytes  # the whole file, edited
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An answer that did not, and why, in plain words."""
+
+    reason: str
+
+
+class _RefusedError(ValueError):
+    pass
+
+
+def apply_answer(
+    base: bytes,
+    bundle: ContextBundle,
+    prompt: Prompt,
+    answer: str,
+    *,
+    truncated: bool = False,
+    test_names: Sequence[str] = (),
+    keep_docstring: bool = True,
+) -> Applied | Refused:
+    """Return the answer applied to the suspect's file, or why it is refused. Never raises for any answer.
+
+    `truncated`: the answer hit max_tokens; `test_names`: module names that a repair must not mention.
+    """
+    try:
+        edit = _edit(base, bundle, prompt, answer, truncated=truncated, keep_docstring=keep_docstring)
+        _refuse_overfitting(edit.text, read_source(base).text(), test_names)
+        content = apply_edit(base, edit)
+    except (_RefusedError, NoDefinitionError, BlockMissedError) as exc:
+        return Refused(str(exc))
+    except UnicodeEncodeError as exc:
+        return Refused(f"the answer has characters that the file's encoding {exc.encoding} lacks")
+    except PARSE_ERRORS as exc:
+        return Refused(f"the answer cannot be read: {type(exc).__name__}")
+    if error := compile_error(content, bundle.suspect.path):
+        return Refused(f"the file does not compile with it: {error}")
+    mark = fingerprint(bundle.suspect.path, content)
+    if mark == fingerprint(bundle.suspect.path, base):
+        return Refused("it changes nothing in the program")
+    return Applied(edit, content, mark)
+
+
+def _edit(
+    base: bytes, bundle: ContextBundle, prompt: Prompt, answer: str, *, truncated: bool, keep_docstring: bool
+) -> Edit:
+    suspect, source = bundle.suspect, read_source(base)
+    blocks = read_blocks(prompt.prefill + answer) or read_blocks(answer)
+    if blocks:
+        old = split_lines(source.text())
+        return edit_between(suspect.path, old, apply_blocks(old, blocks, near_line=suspect.start_line))
+    if not suspect.qualname:
+        raise _RefusedError("the answer holds no SEARCH/REPLACE block")
+    original = source.text(suspect.start_line, suspect.end_line)
+    code = find_definition(
+        answer, prefill=prompt.prefill, name=definition_name(suspect.qualname), truncated=truncated
+    )
+    code = _kept_parts(code, original, keep_docstring=keep_docstring)
+    return Edit(
+        path=suspect.path,
+        start_line=suspect.start_line,
+        end_line=suspect.end_line,
+        text=reindent(code.rstrip(), original) + "\n",
+    )
+
+
+def _kept_parts(code: str, original: str, *, keep_docstring: bool) -> str:
+    """Return the new definition with the original's decorators and docstring.
+
+    Raises:
+        _RefusedError: callers of the original cannot use it.
+    """
+    original = dedent(original)
+    old, new = first_definition(original), first_definition(code)
+    if new is None or not has_body(new):
+        raise _RefusedError("the definition has no body")
+    if old is None:
+        return code  # the original is the syntax error that is to be repaired
+    if reason := incompatibility(old, new):
+        raise _RefusedError(reason)
+    if keep_docstring:
+        code = _with_docstring(code, new, original, old)
+    if old.decorator_list and not new.decorator_list:
+        code = "\n".join(original.split("\n")[: old.lineno - 1]) + "\n" + code
+    return code
+
+
+def _with_docstring(code: str, new: Definition, original: str, old: Definition) -> str:
+    """Put the original docstring into the new definition: a reworded one is noise in the patch."""
+    old_doc, new_doc = _docstring_span(old), _docstring_span(new)
+    if old_doc is None or old.body[0].col_offset != new.body[0].col_offset:
+        return code
+    lines = code.split("\n")
+    if new_doc is None:
+        first = new.body[0]
+        if first.lineno == new.lineno:
+            return code  # a body on the header's line leaves no place for it
+        start = min([first.lineno, *(d.lineno for d in getattr(first, "decorator_list", []))]) - 1
+        new_doc = (start, start)
+    lines[slice(*new_doc)] = original.split("\n")[slice(*old_doc)]
+    return "\n".join(lines)
+
+
+def _docstring_span(node: Definition) -> tuple[int, int] | None:
+    """Return the first (from 0) and one past the last line of a docstring that has its lines to itself."""
+    first = node.body[0]
+    if not (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)):
+        return None
+    shares_header = first.lineno == node.lineno
+    shares_next = len(node.body) > 1 and node.body[1].lineno == first.end_lineno
+    if not isinstance(first.value.value, str) or shares_header or shares_next:
+        return None
+    return first.lineno - 1, first.end_lineno or first.lineno
+
+
+def _refuse_overfitting(text: str, base: str, test_names: Sequence[str]) -> None:
+    if _ASKS_FOR_TESTS.search(text) and not _ASKS_FOR_TESTS.search(base):
+        raise _RefusedError("it asks whether it is being tested")
+    for name in test_names:
+        word = re.compile(rf"\b{re.escape(name)}\b")
+        if word.search(text) and not word.search(base):
+            raise _RefusedError(f"it names the failing test's module {name}")

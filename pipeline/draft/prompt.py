@@ -1,0 +1,80 @@
+"""Renders what the model sees. The words are in prompts/*.j2; an unknown variable is an error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline.core import ContextBundle, Message, Prompt
+from pipeline.draft.answer import definition_name
+from pipeline.draft.source import dedent
+from pipeline.draft.syntax import first_definition
+
+STOP = ("\n```",)  # a fence inside a docstring is indented, so it does not stop
+_MAX_STATEMENT_CHARS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """An earlier attempt at the same suspect, and what became of it."""
+
+    code: str
+    error: str
+
+
+def render_prompt(
+    bundle: ContextBundle,
+    *,
+    statement: str = "",
+    kind: Literal["fix", "implement"] = "fix",
+    feedback: Feedback | None = None,
+) -> Prompt:
+    """Return the prompt for one suspect: a definition is written again, a module is edited in blocks."""
+    header = dedent(bundle.header).rstrip()
+    # A header that does not parse may be the fault itself, so the model must be free to change it.
+    writes_whole = bool(bundle.suspect.qualname)
+    header = header if writes_whole and first_definition(f"{header} pass") else ""
+    user = (
+        _templates()
+        .get_template("rewrite.j2")
+        .render(
+            statement=statement.strip()[:_MAX_STATEMENT_CHARS],
+            kind=kind,
+            style="whole" if writes_whole else "blocks",
+            noun=_noun(bundle),
+            name=definition_name(bundle.suspect.qualname),
+            path=bundle.suspect.path,
+            imports=bundle.imports.strip("\n"),
+            enclosing=bundle.enclosing.strip("\n"),
+            definition=dedent(bundle.definition).rstrip(),
+            related=[text.strip("\n") for text in bundle.related],
+            failing_tests=[text.strip("\n") for text in bundle.failing_tests],
+            failure=bundle.failure.strip("\n"),
+            feedback=feedback,
+        )
+    )
+    system = _templates().get_template("system.j2").render()
+    messages = (Message("system", system.strip()), Message("user", user.strip()))
+    return Prompt(messages, prefill="```python\n" + header if header else "```python\n")
+
+
+def _noun(bundle: ContextBundle) -> str:
+    if not bundle.suspect.qualname:
+        return "module"
+    lines = dedent(bundle.definition).split("\n")
+    return "class" if any(line.startswith("class ") for line in lines) else "function"
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "prompts"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 - the reader is a model, not a browser
+    )
