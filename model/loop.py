@@ -35,6 +35,20 @@ _WINDOW_NUM_LAYERS = 4
 _WINDOW_CENTRE = 0.48
 
 
+def check_depth(value: object, max_recurrence_depth: int) -> int:
+    """Return `value` as a depth; see `LoopConfig.check_depth`, which most callers want.
+
+    Raises:
+        DepthError: it is no whole number from 1 to `max_recurrence_depth`.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= max_recurrence_depth:
+        return value
+    raise DepthError(
+        f"{DEPTH_KEY} must be a whole number from 1 to {max_recurrence_depth}, got {value!r}",
+        hint="Ask for a smaller depth, or start the engine with a larger max_recurrence_depth.",
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopConfig:
     """The settings of one loop. Raises LoopConfigError where they contradict each other."""
@@ -81,13 +95,7 @@ class LoopConfig:
         Raises:
             DepthError: it is no whole number from 1 to `max_recurrence_depth`; True, 2.0 and "2" are none.
         """
-        is_depth = isinstance(value, int) and not isinstance(value, bool)
-        if is_depth and 1 <= value <= self.max_recurrence_depth:  # type: ignore[operator]
-            return int(value)  # type: ignore[call-overload]
-        raise DepthError(
-            f"{DEPTH_KEY} must be a whole number from 1 to {self.max_recurrence_depth}, got {value!r}",
-            hint="Ask for a smaller depth, or start the engine with a larger max_recurrence_depth.",
-        )
+        return check_depth(value, self.max_recurrence_depth)
 
     def cache_salt(self, depth: int) -> str:
         """Return the `cache_salt` that keeps this loop's and depth's prefix-cache blocks apart from others.

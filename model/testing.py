@@ -22,7 +22,7 @@ def make_tiny_qwen2(
     tie_word_embeddings: bool = False,
     seed: int = 0,
 ) -> Path:
-    """Write a random float32 Qwen2 checkpoint with a byte-level tokenizer (259 tokens) to `path`, and return it.
+    """Write a random float32 Qwen2 checkpoint with a byte-level tokenizer (259 tokens) and return `path`.
 
     Weights are drawn wider than for training, so that logits are far apart and every layer, pass and position
     shows in the sampled tokens. The same arguments give the same weights.
@@ -66,8 +66,8 @@ def _save_tokenizer(path: Path, model_max_length: int) -> None:
     tokenizer.add_special_tokens(list(_SPECIAL_TOKENS))
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        eos_token=_SPECIAL_TOKENS[2],
+        pad_token=_SPECIAL_TOKENS[0],
         chat_template=_CHAT_TEMPLATE,
         model_max_length=model_max_length,
     ).save_pretrained(path)

@@ -1,4 +1,4 @@
-"""vLLM's way in: `register` is called in every vLLM process through the `vllm.general_plugins` entry point."""
+"""vLLM's way in: `register` runs in every vLLM process through the `vllm.general_plugins` entry point."""
 
 
 def register() -> None:

@@ -1,0 +1,139 @@
+"""A real vLLM engine on a tiny checkpoint, in a child process of its own, for the tests of the looped model.
+
+The engine runs inside the child itself, not in vLLM's own further processes: one import serves all, and a
+test can step it by hand.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.loop import LoopConfig
+
+BLOCK_SIZE = 32  # tokens of a KV block
+_llm: Any = None  # the child's engine
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One greedy request. Depth None leaves the depth out."""
+
+    token_ids: tuple[int, ...]
+    depth: Any = None
+    num_tokens: int = 16
+    salted: bool = True
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[dict[int, float], ...]  # of the likeliest tokens at each step
+    num_cached_tokens: int
+
+
+class EngineProcess:
+    """Starts an engine, looped unless `loop` is None, and asks it."""
+
+    def __init__(self, checkpoint: Path, loop: LoopConfig | None, **settings: Any) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["vllm.entrypoints.llm", "vllm.v1.worker.cpu_worker"])
+        self.loop = loop
+        self._pool = ProcessPoolExecutor(
+            1, mp_context=context, initializer=_start, initargs=(checkpoint, loop, settings)
+        )
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Return function(llm, *args), run in the child."""
+        return self._pool.submit(_call, function, *args).result(timeout=240)
+
+    def ask(self, *asks: Ask) -> list[Answer]:
+        """Run the requests as one batch."""
+        return self.call(run, self.loop, asks)
+
+    def ask_alone(self, *asks: Ask) -> list[Answer]:
+        """Run the requests one after the other."""
+        return [answer for ask in asks for answer in self.ask(ask)]
+
+    def metric(self, name: str) -> float:
+        """Return a counter of vLLM's own metrics."""
+        return self.call(_metric, name)
+
+    def close(self) -> None:
+        """End the child."""
+        self._pool.shutdown()
+
+
+def prompt_and_params(loop: LoopConfig | None, ask: Ask) -> tuple[Any, Any]:
+    """Return what vLLM takes for a request, put together as the serving path does it."""
+    from vllm import SamplingParams
+
+    from model.vllm_plugin.serving import request_kwargs
+
+    prompt: dict[str, Any] = {"prompt_token_ids": list(ask.token_ids)}
+    params = SamplingParams(temperature=0.0, max_tokens=ask.num_tokens, ignore_eos=True, logprobs=4)
+    if loop is not None and ask.depth is not None:
+        request = request_kwargs(loop, ask.depth)
+        params.extra_args = request.extra_args
+        if ask.salted:
+            prompt["cache_salt"] = request.cache_salt
+    return prompt, params
+
+
+def answer_of(output: Any) -> Answer:
+    """Return the plain values of a RequestOutput."""
+    [completion] = output.outputs
+    return Answer(
+        token_ids=tuple(completion.token_ids),
+        logprobs=tuple({t: lp.logprob for t, lp in step.items()} for step in completion.logprobs),
+        num_cached_tokens=output.num_cached_tokens,
+    )
+
+
+def run(llm: Any, loop: LoopConfig | None, asks: Sequence[Ask]) -> list[Answer]:
+    """Run the requests as one batch on an engine of this process."""
+    prompts, params = zip(*[prompt_and_params(loop, ask) for ask in asks], strict=True)
+    return [answer_of(output) for output in llm.generate(list(prompts), list(params), use_tqdm=False)]
+
+
+def _start(checkpoint: Path, loop: LoopConfig | None, settings: dict[str, Any]) -> None:
+    global _llm
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    import torch
+    import torch._dynamo
+
+    torch.set_num_threads(1)  # two cores that others use as well, and a model that fits a cache line
+    torch._dynamo.config.disable = True  # vLLM compiles its logprob counting even when eager
+    from vllm import LLM
+
+    from model.vllm_plugin.serving import assert_registered, engine_kwargs
+
+    assert_registered()
+    defaults = {
+        "model": str(checkpoint),
+        "dtype": "float32",
+        "max_model_len": 512,
+        "max_num_seqs": 16,
+        "block_size": BLOCK_SIZE,
+        "kv_cache_memory_bytes": 64 << 20,
+        "enforce_eager": True,
+        "disable_log_stats": False,
+    }
+    looped = engine_kwargs(loop) if loop is not None else {}
+    _llm = LLM(**{**defaults, **looped, **settings})
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(_llm, *args)
+
+
+def _metric(llm: Any, name: str) -> float:
+    [metric] = [metric for metric in llm.get_metrics() if metric.name == name]
+    return metric.value
