@@ -1,4 +1,4 @@
-"""A Generator over one or more engine replicas: spreads a batch, retries once what a dying engine took with it."""
+"""A Generator over engine replicas: spreads a batch, and retries once what a dying engine took with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pipeline.core import Completion, GeneratorInfo, Prompt, Sampling
 from pipeline.exceptions import EngineDeadError
-from workers.engine.batch import Event, SampleKey, TokensDrafted
+from workers.engine.batch import Event, SampleKey
 
 OnProgress = Callable[[int, int, int], None]  # completions done, completions in all, tokens drafted
 
@@ -66,9 +66,8 @@ class _Batch:
         await replica.info()
         async with aclosing(replica.generate(self.prompts, self.sampling, keys)) as events:
             async for event in events:
-                if isinstance(event, TokensDrafted):
-                    self.drafted[draw] = event.num_tokens
-                else:
+                self.drafted[draw] = event.num_tokens
+                if event.key is not None and event.completion is not None:
                     self.finished[event.key] = event.completion
                 self.report()
 

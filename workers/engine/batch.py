@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,21 +17,12 @@ class SampleKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class SampleFinished:
-    """One sample is complete."""
+class Event:
+    """How far a batch has come: sent for each sample that is complete, and every second between them."""
 
-    key: SampleKey
-    completion: Completion
-
-
-@dataclass(frozen=True, slots=True)
-class TokensDrafted:
-    """How far a batch has come, between two finished samples."""
-
-    num_tokens: int  # completion tokens of all its samples together
-
-
-Event = SampleFinished | TokensDrafted
+    num_tokens: int  # completion tokens of all samples together, unfinished ones included
+    key: SampleKey | None = None  # the sample that is complete now
+    completion: Completion | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +36,19 @@ class EngineCounters:
     running_seconds: float = 0.0  # with at least one sample in the engine
     idle_seconds: float = 0.0  # since the last sample ended or a client was last heard of; 0 while one runs
     uptime_seconds: float = 0.0
+
+    @classmethod
+    def of_all(cls, counters: Sequence[EngineCounters]) -> EngineCounters:
+        """Return the counters of several engines together: counts add up, clocks run for the busiest."""
+        return cls(
+            num_requests=sum(each.num_requests for each in counters),
+            num_prompt_tokens=sum(each.num_prompt_tokens for each in counters),
+            num_completion_tokens=sum(each.num_completion_tokens for each in counters),
+            num_running=sum(each.num_running for each in counters),
+            running_seconds=max(each.running_seconds for each in counters),
+            idle_seconds=min(each.idle_seconds for each in counters),
+            uptime_seconds=max(each.uptime_seconds for each in counters),
+        )
 
     @property
     def tokens_per_second(self) -> float:

@@ -1,0 +1,160 @@
+"""Ray, started or joined quietly: bound to this machine, with a token, without noise or left-overs."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.exceptions import EnvironmentBrokenError
+
+NAMESPACE = "loopwright"
+_FOLDER_PREFIX = "loopwright-ray-"
+_OBJECT_STORE_BYTES = 128 << 20  # prompts and completions only
+_LONGEST_SOCKET_ROOT = 40  # a Unix socket's path holds 107 bytes, of which Ray needs up to 65
+
+
+def require_engine() -> None:
+    """Make sure that Ray and vLLM are installed.
+
+    Raises:
+        EnvironmentBrokenError: one is not; the hint names the extra to install.
+    """
+    missing = [name for name in ("ray", "vllm") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EnvironmentBrokenError(
+            f"the local engine needs {' and '.join(missing)}, which this environment lacks",
+            hint="Run `pip install 'loopwright[cpu]'` (or [gpu]), or name an endpoint to draft with.",
+        )
+
+
+def start_ray(state_folder: Path) -> Path:
+    """Start a Ray of this process's own and connect to it; Ray dies with this process, however it ends.
+
+    Returns the folder of its sockets and logs, for `stop_ray`.
+
+    Raises:
+        EnvironmentBrokenError: Ray does not start.
+    """
+    remove_stale_folders()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-", dir=_socket_root()))
+    _stay_local()
+    _use_own_token(state_folder)
+    arguments = {
+        "_temp_dir": str(folder),
+        "include_dashboard": False,
+        "object_store_memory": _OBJECT_STORE_BYTES,
+    }
+    try:
+        _init("local", folder, arguments)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def join_ray(address: str, state_folder: Path | None = None) -> None:
+    """Connect this process to a running Ray; with `state_folder`, to one that `start_ray` started there.
+
+    Raises:
+        EnvironmentBrokenError: no Ray answers at the address.
+    """
+    if state_folder is not None:
+        _stay_local()
+        _use_own_token(state_folder)
+    with tempfile.TemporaryDirectory() as folder:
+        _init(address, Path(folder), {})
+
+
+def stop_ray(folder: Path | None) -> None:
+    """Disconnect, and end the Ray that this process started, if `folder` is what `start_ray` returned."""
+    import ray
+
+    ray.shutdown()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_stale_folders() -> None:
+    """Remove the folders of Rays whose process was killed before it could."""
+    import psutil
+
+    for folder in _socket_root().glob(f"{_FOLDER_PREFIX}*"):
+        owner = folder.name.removeprefix(_FOLDER_PREFIX).split("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _init(address: str, neutral_folder: Path, arguments: dict[str, object]) -> None:
+    _quiet()
+    import ray
+
+    try:
+        with _working_folder(neutral_folder):
+            ray.init(
+                address,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                configure_logging=False,
+                logging_level="ERROR",
+                **arguments,
+            )
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+        what = "Ray does not start" if address == "local" else f"no Ray answers at {address}"
+        raise EnvironmentBrokenError(
+            f"{what}: {error}", hint="`loopwright doctor` checks this machine."
+        ) from error
+
+
+@contextlib.contextmanager
+def _working_folder(folder: Path) -> Iterator[None]:
+    """Work in a neutral folder: Ray puts the current one first on its workers' import path.
+
+    The current folder is often a repository to be repaired, and may hold a `workers` or `model` package.
+    """
+    try:
+        before = Path.cwd()
+    except FileNotFoundError:  # it was removed under us
+        before = Path("/")
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _quiet() -> None:
+    """Set what Ray reads from the environment when it is first imported or starts its processes."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning about the future
+    os.environ.setdefault("RAY_LOGGER_LEVEL", "ERROR")
+
+
+def _stay_local() -> None:
+    """Have every port of Ray listen on 127.0.0.1 alone; a variable that Ray otherwise uses on macOS."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
+def _use_own_token(state_folder: Path) -> None:
+    """Have Ray demand a token that only this user can read. Ray's ports run code for whoever reaches them."""
+    path = state_folder / "ray_token"
+    state_folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=state_folder) as file:  # readable by its owner alone
+            file.write(secrets.token_hex(32))
+            file.flush()
+            with contextlib.suppress(FileExistsError):  # of two starts at once, one token counts
+                os.link(file.name, path)
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
+def _socket_root() -> Path:
+    root = Path(tempfile.gettempdir())
+    return root if len(str(root)) <= _LONGEST_SOCKET_ROOT else Path("/tmp")  # noqa: S108 mkdtemp makes it private
