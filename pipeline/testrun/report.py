@@ -1,0 +1,195 @@
+"""Reads what a test run left: pytest's JUnit XML checked against the exit code, or the exit code alone.
+
+All of it was written by the tested process, so it is read as untrusted text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from defusedxml import ElementTree
+from defusedxml.common import DefusedXmlException
+
+from pipeline.core import Outcome, SandboxResult, TestCase, TestReport, TestStatus
+from pipeline.testrun.command import TestCommand
+from pipeline.testrun.request import COVERAGE, JUNIT
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element  # the type alone: defusedxml does the parsing
+
+COMMAND_ID = "command"  # the one test of a command that reports no tests
+_MAX_OUTPUT_CHARS = 12_000
+_MAX_DETAILS_CHARS = 12_000
+_EXIT_OK, _EXIT_FAILED = 0, 1  # of pytest; the others mean that it did not run as asked
+_STATUS_OF_TAG = {
+    "failure": TestStatus.FAILED,
+    "error": TestStatus.ERROR,
+    "skipped": TestStatus.SKIPPED,
+}
+_WORST_FIRST = (TestStatus.ERROR, TestStatus.FAILED, TestStatus.SKIPPED, TestStatus.PASSED)
+_COVERAGE_TOO_LOW = re.compile(r"Required test coverage of|total of \d+(\.\d+)? is less than fail-under")
+
+
+def read_report(result: SandboxResult, command: TestCommand, paths: Collection[str]) -> TestReport:
+    """Return what the run says of each test; `paths` are the tree's files, from which ids are rebuilt.
+
+    A run without evidence has a `problem` in place of an exception.
+    """
+    output = _clip(result.stdout.text() + result.stderr.text(), _MAX_OUTPUT_CHARS)
+    if command.runner == "pytest":
+        cases, problem = _pytest_cases(result, paths, output)
+    else:
+        cases, problem = _command_cases(result, output)
+    return TestReport(
+        outcome=result.outcome,
+        exit_code=result.exit_code,
+        cases=cases,
+        output=output,
+        wall_seconds=result.wall_seconds,
+        problem=problem,
+    )
+
+
+def read_coverage(result: SandboxResult, paths: Collection[str]) -> dict[str, list[int]]:
+    """Return which lines of which files ran; empty where there is no readable account."""
+    try:
+        files = json.loads(result.collected[COVERAGE])["files"]
+        return {path: _line_numbers(entry) for path, entry in files.items() if path in paths}
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+        return {}
+
+
+def exception_line(details: str, message: str = "") -> str:
+    """Return the line that names the exception, from a traceback or from a report's message."""
+    marked = re.findall(
+        r"^E\s+((?:\w+\.)*\w*(?:Error|Exception|Warning|Interrupt|Exit|Failed)\b.*)", details, re.M
+    )
+    if marked:
+        return str(marked[-1]).strip()
+    plain = re.findall(r"^((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b(?::.*)?)$", details, re.M)
+    first = message.strip().split("\n")[0]
+    return str(plain[-1]).strip() if plain and first in ("", "collection failure") else first
+
+
+def _line_numbers(entry: Mapping[str, object]) -> list[int]:
+    lines = entry["executed_lines"]
+    return sorted(n for n in lines if isinstance(n, int)) if isinstance(lines, list) else []
+
+
+def _command_cases(result: SandboxResult, output: str) -> tuple[tuple[TestCase, ...], str]:
+    if result.outcome is not Outcome.EXITED:
+        return (), _outcome_problem(result)
+    if result.exit_code in (126, 127):
+        return (), "the test command was not found in the sandbox"
+    status = TestStatus.PASSED if result.exit_code == 0 else TestStatus.FAILED
+    details = "" if status is TestStatus.PASSED else output
+    case = TestCase(
+        test_id=COMMAND_ID,
+        status=status,
+        message=exception_line(details) or f"exit code {result.exit_code}",
+        details=details,
+        seconds=result.wall_seconds,
+    )
+    return (case,), ""
+
+
+def _pytest_cases(
+    result: SandboxResult, paths: Collection[str], output: str
+) -> tuple[tuple[TestCase, ...], str]:
+    if result.outcome is not Outcome.EXITED:
+        return (), _outcome_problem(result)
+    data = result.collected.get(JUNIT)
+    if data is None:
+        return (), f"pytest ended with exit code {result.exit_code} and wrote no report"
+    try:
+        cases = _merged(_case(element, paths) for element in ElementTree.fromstring(data).iter("testcase"))
+    except (ElementTree.ParseError, DefusedXmlException, ValueError, RecursionError) as exc:
+        return (), f"the report of pytest cannot be read: {exc}"
+    return cases, _disagreement(result.exit_code, cases, output)
+
+
+def _disagreement(exit_code: int | None, cases: Iterable[TestCase], output: str) -> str:
+    """Return how report and exit code contradict each other; either alone can be forged too easily."""
+    failing = any(case.status in (TestStatus.FAILED, TestStatus.ERROR) for case in cases)
+    if exit_code not in (_EXIT_OK, _EXIT_FAILED):
+        return f"pytest ended with exit code {exit_code}"
+    if exit_code == _EXIT_OK and failing:
+        return "pytest reports failures and ended with exit code 0"
+    if exit_code == _EXIT_FAILED and not failing and not _COVERAGE_TOO_LOW.search(output):
+        return "pytest reports no failure and ended with exit code 1"
+    return ""
+
+
+def _outcome_problem(result: SandboxResult) -> str:
+    return {
+        Outcome.TIMED_OUT: f"the tests did not end within {result.wall_seconds:.0f} seconds",
+        Outcome.OUT_OF_MEMORY: "the tests used more memory than their limit",
+        Outcome.OUTPUT_LIMIT: "the tests printed more than their limit",
+        Outcome.INFRA_ERROR: f"the sandbox failed: {result.error}",
+    }[result.outcome]
+
+
+def _case(element: Element, paths: Collection[str]) -> TestCase:
+    found = next((child for child in element if child.tag in _STATUS_OF_TAG), None)
+    status = TestStatus.PASSED if found is None else _STATUS_OF_TAG[found.tag]
+    details = "" if found is None else _clip(found.text or "", _MAX_DETAILS_CHARS)
+    message = "" if found is None else found.get("message", "")
+    return TestCase(
+        test_id=_test_id(element, paths),
+        status=status,
+        message=exception_line(details, message),
+        details=details,
+        seconds=_seconds(element.get("time", "")),
+    )
+
+
+def _test_id(element: Element, paths: Collection[str]) -> str:
+    """Rebuild the node id: the module is the longest part of the class name that is a file of the tree.
+
+    The `file` attribute says where a test is written, which for an inherited one is another module.
+    """
+    name, classname, file = (element.get(key, "") for key in ("name", "classname", "file"))
+    if not classname:  # a module that could not be collected
+        return file or _module_path(name.split("."), paths)[0]
+    path, num_parts = _module_path(classname.split("."), paths)
+    if not path:
+        path, num_parts = file, len(file.removesuffix(".py").split("/"))
+        if classname == file.replace("/", "."):  # a document with doctests
+            num_parts = len(classname.split("."))
+    return "::".join([path, *classname.split(".")[num_parts:], name])
+
+
+def _module_path(parts: list[str], paths: Collection[str]) -> tuple[str, int]:
+    for length in range(len(parts), 0, -1):
+        path = "/".join(parts[:length]) + ".py"
+        if path in paths:
+            return path, length
+    return "", 0
+
+
+def _merged(cases: Iterable[TestCase]) -> tuple[TestCase, ...]:
+    """One case for each id, the worst: a test that fails and whose teardown errors is reported twice."""
+    by_id: dict[str, TestCase] = {}
+    for case in cases:
+        other = by_id.get(case.test_id)
+        if other is None or _WORST_FIRST.index(case.status) < _WORST_FIRST.index(other.status):
+            by_id[case.test_id] = case
+    return tuple(by_id.values())
+
+
+def _seconds(text: str) -> float:
+    try:
+        return max(float(text), 0.0)
+    except ValueError:
+        return 0.0
+
+
+def _clip(text: str, max_chars: int) -> str:
+    # The end says most: pytest's summary, a traceback's exception.
+    if len(text) <= max_chars:
+        return text
+    head, tail = text[: max_chars // 4], text[-max_chars * 3 // 4 :]
+    return f"{head}\n... {len(text) - len(head) - len(tail)} characters left out ...\n{tail}"
