@@ -38,6 +38,7 @@ class EndpointSection(_Section):
     model: str = ""
     api_key_variable: str = "OPENAI_API_KEY"
     max_model_tokens: int = Field(default=8192, ge=256)
+    max_recurrence_depth: int = Field(default=1, ge=1)  # above 1 only for a vLLM with loopwright's plugin
 
 
 class SandboxSection(_Section):

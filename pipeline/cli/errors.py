@@ -79,7 +79,7 @@ def describe(error: BaseException) -> tuple[str, str]:
         return printable(str(error)), printable(hint)
     if isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS:
         return printable(str(error)), "free some space, or set LOOPWRIGHT_HOME to a folder on another disk"
-    if isinstance(error, KeyboardInterrupt):
+    if not isinstance(error, Exception):  # KeyboardInterrupt, or a cancelled task
         return "interrupted", ""
     kind = type(error).__name__
     return printable(f"internal error, {kind}: {error}"), "this is a fault of loopwright; please report it"

@@ -1,19 +1,15 @@
-"""Where loopwright keeps what outlives a command: runs, models, environments, clones."""
+"""Where loopwright keeps what outlives a command: models, runs, environments, clones, engine state."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 
 def home_root() -> Path:
     """Return LOOPWRIGHT_HOME, or the platform's folder for a user's data. It need not exist yet."""
-    chosen = os.environ.get("LOOPWRIGHT_HOME")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    from platformdirs import user_data_path
+    from model.provision.store import store_root  # the one place that knows
 
-    return user_data_path("loopwright", appauthor=False)
+    return store_root().parent
 
 
 def runs_root() -> Path:
@@ -29,3 +25,8 @@ def environments_root() -> Path:
 def clones_root() -> Path:
     """Return the folder of cached clones."""
     return home_root() / "clones"
+
+
+def engine_root() -> Path:
+    """Return the folder of the warm engine's state, log and token."""
+    return home_root() / "engine"

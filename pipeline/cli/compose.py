@@ -1,0 +1,224 @@
+"""The composition root: builds the generator, the sandbox and the environment builder of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.cli.home import clones_root, engine_root, environments_root, home_root
+from pipeline.config import Settings
+from pipeline.core import Completion, GeneratorInfo, Prompt, Sampling
+from pipeline.exceptions import EnvironmentBrokenError, InputError, ModelUnavailableError
+from pipeline.protocols import Generator
+from pipeline.telemetry import Action, Emit, Event
+from pipeline.text import size
+
+if TYPE_CHECKING:
+    from pipeline.graph.run import Dependencies
+    from workers.cluster import ClusterSettings
+    from workers.generator import RayGenerator
+
+_CLOSE_SECONDS = 60.0
+
+
+@asynccontextmanager
+async def composed(settings: Settings, emit: Emit) -> AsyncIterator[Dependencies]:
+    """Yield everything that a run needs; what was started for it has ended when the block has.
+
+    The local engine starts in the background, while the target is prepared and its tests are run.
+
+    Raises:
+        ModelUnavailableError: the model is not on this machine.
+        EnvironmentBrokenError: no sandbox works, or the engine's packages are missing.
+    """
+    from pipeline.graph.run import Dependencies
+    from workers.environment import PythonEnvironmentBuilder
+    from workers.sandbox.select import select_sandbox
+
+    engine = None if settings.endpoint.url else cluster_settings(settings)
+    emit(Event(Action.STAGE_STARTED, "choosing a sandbox", {"stage": "sandbox"}))
+    sandbox = await select_sandbox(
+        settings.sandbox.kind,
+        home=home_root(),
+        image=settings.sandbox.image,
+        on_progress=lambda line: emit(Event(Action.PROGRESS, line, {"stage": "sandbox"})),
+    )
+    emit(Event(Action.STAGE_FINISHED, f"tests run in {sandbox.name}", {"stage": "sandbox"}))
+    environments = PythonEnvironmentBuilder(sandbox, environments_root())
+    if engine is None:
+        generator: Generator = _endpoint_generator(settings, emit)
+        close: Callable[[], None] = lambda: None  # noqa: E731
+    else:
+        generator = starting = StartingGenerator(engine, emit)
+        close = starting.close
+    try:
+        yield Dependencies(
+            generator=generator,
+            sandbox=sandbox,
+            environments=environments,
+            settings=settings,
+            clone_cache=clones_root(),
+            emit=emit,
+        )
+    finally:
+        await asyncio.shield(asyncio.to_thread(close))
+
+
+def cluster_settings(settings: Settings) -> ClusterSettings:
+    """Return what the local engine is started with; `fix` and `up` must agree on it to share one.
+
+    Raises:
+        ModelUnavailableError: the model is not on this machine.
+        EnvironmentBrokenError: the engine's packages are missing.
+    """
+    from workers.cluster import ClusterSettings
+    from workers.engine.settings import EngineSettings
+    from workers.ray_runtime import require_engine
+
+    model_path = find_model(settings)
+    require_engine()
+    return ClusterSettings(
+        engine=EngineSettings(
+            model_path=str(model_path),
+            max_model_tokens=settings.engine.max_model_tokens,
+            max_num_seqs=settings.engine.max_num_seqs,
+            max_recurrence_depth=settings.limits.max_recurrence_depth,
+            kv_cache_bytes=settings.engine.kv_cache_bytes,
+        ),
+        state_folder=engine_root(),
+        start_timeout_seconds=settings.engine.start_timeout_seconds,
+        idle_timeout_seconds=settings.engine.idle_timeout_seconds,
+    )
+
+
+class StartingGenerator:
+    """A Generator over the local engine, which starts in the background; the first call waits for it."""
+
+    def __init__(self, settings: ClusterSettings, emit: Emit) -> None:
+        self._emit = emit
+        self._is_wanted = True
+        self._engine: Future[RayGenerator] = Future()
+        self._thread = threading.Thread(
+            target=self._start, args=(settings,), name="engine-start", daemon=True
+        )
+        self._thread.start()
+
+    async def info(self) -> GeneratorInfo:
+        """Return what the engine serves, once it is up."""
+        return await (await self._ready()).info()
+
+    async def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Return the tokens of each prompt."""
+        return await (await self._ready()).count_tokens(prompts)
+
+    async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """Draft, and tell how many tokens there are by now."""
+        return await (await self._ready()).generate(prompts, sampling)
+
+    def close(self) -> None:
+        """End the engine if it was started for this run, also when it is still starting."""
+        self._is_wanted = False
+        self._thread.join(_CLOSE_SECONDS)
+        if self._engine.done() and self._engine.exception() is None:
+            self._engine.result().close()
+
+    async def _ready(self) -> RayGenerator:
+        # Shielded: a cancelled run must not mark the start as cancelled while its thread goes on.
+        return await asyncio.shield(asyncio.wrap_future(self._engine))
+
+    def _start(self, settings: ClusterSettings) -> None:
+        from workers.cluster import connect_or_start
+
+        try:
+            self._emit(Event(Action.STAGE_STARTED, "starting the engine", {"stage": "engine"}))
+            generator = connect_or_start(settings, self._notify)
+            generator.on_progress = _token_progress(self._emit)
+            self._emit(Event(Action.STAGE_FINISHED, "the engine is up", {"stage": "engine"}))
+            self._engine.set_result(generator)
+        except BaseException as exc:
+            self._engine.set_exception(exc)
+
+    def _notify(self, line: str) -> None:
+        if not self._is_wanted:
+            raise EnvironmentBrokenError(
+                "the engine is no longer wanted"
+            )  # unwinds the start, which tidies up
+        self._emit(Event(Action.PROGRESS, line, {"stage": "engine"}))
+
+
+def find_model(settings: Settings) -> Path:
+    """Return the folder of the model that the settings name: a name of the catalogue, or a path.
+
+    Raises:
+        ModelUnavailableError: it is not here; the message says how large it is and how to fetch it.
+        InputError: no model has that name.
+    """
+    from model.exceptions import ModelError
+    from model.provision.catalogue import CATALOGUE
+    from model.provision.cpu import default_dtype
+    from model.provision.provisioning import resolve
+
+    name, dtype = settings.model, settings.model_dtype
+    try:
+        return resolve(name, dtype)
+    except ModelError as exc:
+        if name not in CATALOGUE:
+            raise InputError(str(exc), hint=exc.hint) from exc
+        entry = CATALOGUE[name]
+        wanted = default_dtype() if dtype == "auto" else dtype
+        raise ModelUnavailableError(
+            f"the model {name} ({entry.description}, {entry.license_id}) is not on this machine as {wanted}; "
+            f"the download is {size(entry.mirror.num_bytes)} or more, the finished model "
+            f"{size(entry.estimated_bytes(wanted))}",
+            hint=f"fetch it: loopwright model pull {name} --dtype {wanted}; or add --pull",
+        ) from exc
+
+
+def pull_model(settings: Settings, emit: Emit) -> None:
+    """Fetch and convert the model that the settings name, unless it is here.
+
+    Raises:
+        ModelError: it cannot be fetched.
+        InputError: no model has that name.
+    """
+    from model.provision.progress import Progress
+    from model.provision.provisioning import pull
+
+    try:
+        find_model(settings)
+        return
+    except ModelUnavailableError:
+        emit(Event(Action.STAGE_STARTED, f"fetching {settings.model}", {"stage": "model"}))
+
+    def tell(progress: Progress) -> None:
+        data = {"stage": "model", "done": progress.done_bytes, "total": progress.total_bytes, "unit": "bytes"}
+        emit(Event(Action.PROGRESS, f"{progress.step} {progress.note}".strip(), data))
+
+    pull(settings.model, dtype=settings.model_dtype, on_progress=tell)
+    emit(Event(Action.STAGE_FINISHED, f"the model {settings.model} is here", {"stage": "model"}))
+
+
+def _endpoint_generator(settings: Settings, emit: Emit) -> Generator:
+    from workers.openai_generator import EndpointSettings, OpenAIGenerator
+
+    endpoint = EndpointSettings(
+        url=settings.endpoint.url,
+        model=settings.endpoint.model,
+        api_key_variable=settings.endpoint.api_key_variable,
+        max_model_tokens=settings.endpoint.max_model_tokens,
+        max_recurrence_depth=settings.endpoint.max_recurrence_depth,
+    )
+    return OpenAIGenerator(endpoint, on_progress=_token_progress(emit))
+
+
+def _token_progress(emit: Emit) -> Callable[[int, int, int], None]:
+    def tell(num_done: int, num_total: int, num_tokens: int) -> None:
+        data = {"stage": "draft", "done": num_tokens, "unit": "tokens"}
+        emit(Event(Action.PROGRESS, f"drafting, {num_done} of {num_total} ended", data))
+
+    return tell

@@ -1,0 +1,161 @@
+"""How a run ended: the report page, the words on stderr, the object for --json, and what to do next."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cli.errors import ExitCode, describe, exit_code_of, report_error
+from pipeline.exceptions import InputError
+from pipeline.report.figures import candidates_of, limit_uses, num_completion_tokens, wall_seconds
+from pipeline.runs import CandidateRecord, RunFolder, RunRecord, RunStatus
+from pipeline.text import duration, printable
+
+_CODES: dict[RunStatus, ExitCode] = {
+    "solved": ExitCode.SOLVED,
+    "unsolved": ExitCode.UNSOLVED,
+    "nothing_to_repair": ExitCode.NOTHING_TO_REPAIR,
+    "failed": ExitCode.ENVIRONMENT,
+    "interrupted": ExitCode.INTERRUPTED,
+    "running": ExitCode.INTERNAL,  # it says that it goes on, and it does not
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """A run that is over, for now or for good."""
+
+    folder: RunFolder
+    record: RunRecord
+    error: BaseException | None  # what stopped it, or kept the patch from being applied
+    report: Path | None
+    applied: bool
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the process ends with."""
+        return exit_code_of(self.error) if self.error else _CODES[self.record.status]
+
+    @property
+    def winner(self) -> CandidateRecord | None:
+        """The draft that became the patch."""
+        chosen = self.record.patch.candidate_id if self.record.patch else None
+        return next((c for c in candidates_of(self.record) if c.candidate.candidate_id == chosen), None)
+
+
+def write_report(folder: RunFolder, record: RunRecord) -> Path | None:
+    """Write the report page and return its path, or None where that fails, which is told."""
+    from pipeline.report import render
+
+    try:
+        return folder.write_text(folder.report_path.name, render(record))
+    except Exception as exc:  # the run's result matters more than its page
+        print(f"warning: no report: {describe(exc)[0]}", file=sys.stderr)
+        return None
+
+
+def apply_to_working_tree(folder: RunFolder, record: RunRecord) -> None:
+    """Apply the run's patch to the repository that it was made for.
+
+    Raises:
+        InputError: a touched file is not what the run saw.
+        EnvironmentBrokenError: it cannot be written.
+    """
+    from pipeline.workspace import apply_patch, load_snapshot
+
+    assert record.patch is not None, "only a solved run is applied"
+    seen = load_snapshot(folder.path / "tree")
+    if seen is None:
+        raise InputError("the run's copy of the tree is gone", hint=_patch_command(folder))
+    apply_patch(Path(record.task.repo), record.patch.diff, seen=seen)
+
+
+def tell(ending: Ending) -> None:
+    """Say on stderr how it ended, what it cost, where the report lies, and what to do next."""
+    record = ending.record
+    if ending.error is not None and ending.exit_code is not ExitCode.INTERRUPTED:
+        report_error(ending.error, ending.folder.path)
+    status = record.status.replace("_", " ")
+    lines = [f"{status}: {printable(record.reason)}".removesuffix(": "), _cost(record)]
+    if ending.report:
+        lines.append(f"report: {ending.report}")
+    if ending.applied:
+        lines.append("applied to the working tree")
+    lines += [f"next: {step}" for step in _next_steps(ending)]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def as_object(ending: Ending) -> dict[str, Any]:
+    """Return what --json prints."""
+    record, winner = ending.record, ending.winner
+    return {
+        "run_id": ending.folder.run_id,
+        "status": record.status,
+        "exit_code": int(ending.exit_code),
+        "reason": record.reason,
+        **(_problem(ending.error) if ending.error else {}),
+        "task_id": record.task.task_id,
+        "repo": record.task.repo,
+        "base_commit": record.base_commit,
+        "model": record.model,
+        "patch": record.patch.diff if record.patch else None,
+        "paths": list(record.patch.paths) if record.patch else [],
+        "applied": ending.applied,
+        "verdict": asdict(winner.verdict) if winner and winner.verdict else None,
+        "recurrence_depth": winner.candidate.recurrence_depth if winner else None,
+        "seconds": round(wall_seconds(record), 2),
+        "num_rounds": len(record.rounds),
+        "num_candidates": len(candidates_of(record)),
+        "num_tokens": num_completion_tokens(record),
+        "num_sandbox_runs": record.num_sandbox_runs,
+        "folder": str(ending.folder.path),
+        "report": str(ending.report) if ending.report else None,
+        "next": _next_steps(ending),
+    }
+
+
+def error_object(error: BaseException) -> dict[str, Any]:
+    """Return what --json prints where there was no run."""
+    return {"status": "failed", "exit_code": int(exit_code_of(error)), **_problem(error)}
+
+
+def _problem(error: BaseException) -> dict[str, str]:
+    message, hint = describe(error)
+    return {"error": message, "hint": hint}
+
+
+def _cost(record: RunRecord) -> str:
+    drafts = candidates_of(record)
+    depths = sorted({c.candidate.recurrence_depth for c in drafts})
+    parts = [duration(wall_seconds(record)), f"{len(record.rounds)} rounds", f"{len(drafts)} drafts"]
+    if drafts:
+        parts += [
+            f"{num_completion_tokens(record)} tokens",
+            f"depth {', '.join(map(str, depths))}",
+            f"{record.num_sandbox_runs} sandbox runs",
+        ]
+    return ", ".join(parts)
+
+
+def _next_steps(ending: Ending) -> list[str]:
+    run_id, status = ending.folder.run_id, ending.record.status
+    if ending.exit_code is ExitCode.INTERRUPTED or (status == "failed" and ending.error):
+        return [f"loopwright fix --resume {run_id}"]
+    if status == "solved" and ending.applied:
+        return ["look it over: git diff"]
+    if status == "solved":
+        steps = [] if "://" in ending.record.task.repo else [f"loopwright fix --resume {run_id} --apply"]
+        return [*steps, _patch_command(ending.folder)]
+    if status == "unsolved":
+        reached = [
+            use.name for use in limit_uses(ending.record) if use.is_reached and use.name != "recurrence depth"
+        ]
+        first = f"raise what was used up ({', '.join(reached)})" if reached else "read the report"
+        return [f"{first}; `--config thorough` or a larger --model search further"]
+    return []
+
+
+def _patch_command(folder: RunFolder) -> str:
+    return f"loopwright runs show {folder.run_id} --patch | git apply"
