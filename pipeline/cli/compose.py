@@ -38,7 +38,7 @@ async def composed(settings: Settings, emit: Emit) -> AsyncIterator[Dependencies
     """
     from pipeline.graph.run import Dependencies
     from workers.environment import PythonEnvironmentBuilder
-    from workers.sandbox.select import select_sandbox
+    from workers.sandbox.selection import select_sandbox
 
     engine = None if settings.endpoint.url else cluster_settings(settings)
     emit(Event(Action.STAGE_STARTED, "choosing a sandbox", {"stage": "sandbox"}))
@@ -51,7 +51,7 @@ async def composed(settings: Settings, emit: Emit) -> AsyncIterator[Dependencies
     emit(Event(Action.STAGE_FINISHED, f"tests run in {sandbox.name}", {"stage": "sandbox"}))
     environments = PythonEnvironmentBuilder(sandbox, environments_root())
     if engine is None:
-        generator: Generator = _endpoint_generator(settings, emit)
+        generator: Generator = endpoint_generator(settings, emit)
         close: Callable[[], None] = lambda: None  # noqa: E731
     else:
         generator = starting = StartingGenerator(engine, emit)
@@ -203,7 +203,8 @@ def pull_model(settings: Settings, emit: Emit) -> None:
     emit(Event(Action.STAGE_FINISHED, f"the model {settings.model} is here", {"stage": "model"}))
 
 
-def _endpoint_generator(settings: Settings, emit: Emit) -> Generator:
+def endpoint_generator(settings: Settings, emit: Emit) -> Generator:
+    """Return the generator over the server that the settings name."""
     from workers.openai_generator import EndpointSettings, OpenAIGenerator
 
     endpoint = EndpointSettings(

@@ -75,10 +75,11 @@ def apply_to_working_tree(folder: RunFolder, record: RunRecord) -> None:
 def tell(ending: Ending) -> None:
     """Say on stderr how it ended, what it cost, where the report lies, and what to do next."""
     record = ending.record
+    status, reason = record.status.replace("_", " "), printable(record.reason)
     if ending.error is not None and ending.exit_code is not ExitCode.INTERRUPTED:
         report_error(ending.error, ending.folder.path)
-    status = record.status.replace("_", " ")
-    lines = [f"{status}: {printable(record.reason)}".removesuffix(": "), _cost(record)]
+        reason = "" if record.status == "failed" else reason  # it has just been said
+    lines = [f"{status}: {reason}".removesuffix(": "), _cost(record)]
     if ending.report:
         lines.append(f"report: {ending.report}")
     if ending.applied:

@@ -74,9 +74,10 @@ def fix(
         ),
     ] = None,
     sandbox: Annotated[
-        str | None, typer.Option(metavar="auto|docker|bubblewrap", rich_help_panel=_SEARCH)
+        str | None,
+        typer.Option(metavar="auto|docker|bubblewrap", help="Where tests run.", rich_help_panel=_SEARCH),
     ] = None,
-    seed: Annotated[int | None, typer.Option(rich_help_panel=_SEARCH)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the sampling.", rich_help_panel=_SEARCH)] = None,
     wall_seconds: Annotated[
         float | None, typer.Option(help="Give up after this time.", rich_help_panel=_SEARCH)
     ] = None,
