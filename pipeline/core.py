@@ -147,6 +147,7 @@ class PreparedEnvironment:
     python: str  # the interpreter's path inside the sandbox
     mounts: tuple[Mount, ...]
     env: Mapping[str, str] = field(default_factory=dict)  # variables that every run needs
+    generated: str = ""  # a tar on the host: files the target's build made, laid under a request's layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.core import SandboxRequest
 from pipeline.exceptions import InputError
@@ -89,10 +90,20 @@ def script(request: SandboxRequest) -> Script:
     for name in request.collect:
         if not _FILE_NAME.fullmatch(name):
             raise InputError(f"cannot collect {name!r} from {RESULTS}: not a plain file name")
-    layer_bytes = sum(len(layer) for layer in request.layers)
+    layers = (*_generated(request), *request.layers)
+    layer_bytes = sum(len(layer) for layer in layers)
     numbers = (str(layer_bytes), str(request.limits.output_bytes))
     argv = ("/bin/sh", "-c", SUPERVISOR, "supervisor", *numbers, " ".join(request.collect), *request.argv)
-    return Script(nonce=secrets.token_hex(16), argv=argv, layers=request.layers)
+    return Script(nonce=secrets.token_hex(16), argv=argv, layers=layers)
+
+
+def _generated(request: SandboxRequest) -> tuple[bytes, ...]:
+    if not request.environment or not request.environment.generated:
+        return ()
+    try:
+        return (Path(request.environment.generated).read_bytes(),)
+    except OSError as exc:
+        raise InputError(f"the prepared environment is gone: {exc}", hint="prepare it again") from exc
 
 
 def environment(request: SandboxRequest, path: str) -> dict[str, str]:
