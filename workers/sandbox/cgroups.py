@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core import SandboxLimits
+from pipeline.exceptions import SandboxError
 from workers.sandbox.owner import Owner, this_process
 from workers.sandbox.watch import Usage
 
@@ -68,19 +69,33 @@ def parents() -> dict[str, Path]:
 
 
 def create(limits: SandboxLimits) -> Cgroup | None:
-    """Return a new group with the limits set, or None where this process may not make one."""
+    """Return a new group with the limits set, or None where this process may not make one.
+
+    Raises:
+        SandboxError: the kernel refused what it allows in general.
+    """
     name = f"{PREFIX}{this_process()}-{uuid.uuid4().hex[:12]}"
     folders = {controller: parent / name for controller, parent in parents().items()}
     if not folders:
         return None
-    for folder in set(folders.values()):
-        folder.mkdir()
+    try:
+        for folder in set(folders.values()):
+            folder.mkdir()
+        _set_limits(folders, limits)
+    except OSError as error:
+        for folder in set(folders.values()):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise SandboxError(f"no control group could be made: {error}") from error
+    return Cgroup(folders)
+
+
+def _set_limits(folders: dict[str, Path], limits: SandboxLimits) -> None:
     values = _v2_values(limits) if "" in folders else _v1_values(limits)
     for (controller, file), value in values.items():
-        target = folders.get(controller, Path("/nowhere")) / file
-        if target.exists():  # swap accounting and the CPU controllers may be missing
-            target.write_text(str(value))
-    return Cgroup(folders)
+        folder = folders.get(controller)
+        if folder and (folder / file).exists():  # swap accounting and the CPU controllers may be missing
+            (folder / file).write_text(str(value))
 
 
 async def reap() -> int:

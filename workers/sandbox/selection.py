@@ -1,0 +1,48 @@
+"""Chooses the sandbox: Docker where an engine answers, else bubblewrap."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pipeline.exceptions import EnvironmentBrokenError, SandboxError
+from workers.sandbox.bubblewrap_sandbox import BubblewrapSandbox
+from workers.sandbox.docker_sandbox import DockerSandbox, connect
+from workers.sandbox.image import DEFAULT_TAG, ensure_image
+from workers.sandbox.reaper import reap_orphans
+
+SandboxKind = Literal["auto", "docker", "bubblewrap"]
+
+
+async def select_sandbox(
+    kind: SandboxKind,
+    *,
+    home: Path,
+    image: str = DEFAULT_TAG,
+    on_progress: Callable[[str], None] | None = None,
+) -> DockerSandbox | BubblewrapSandbox:
+    """Return a sandbox that works, after removing what dead processes left; builds a missing image.
+
+    With "auto", an engine that answers but whose image cannot be had falls back to bubblewrap, and says so.
+
+    Raises:
+        EnvironmentBrokenError: what was asked for is not to be had on this machine.
+    """
+    say = on_progress or (lambda _: None)
+    await reap_orphans()
+    if kind == "bubblewrap":
+        return BubblewrapSandbox()
+    try:
+        return await asyncio.to_thread(_docker, home, image, say)
+    except (EnvironmentBrokenError, SandboxError) as error:
+        if kind == "docker":
+            raise
+        say(f"no Docker sandbox ({error}); using bubblewrap")
+        return BubblewrapSandbox()
+
+
+def _docker(home: Path, image: str, say: Callable[[str], None]) -> DockerSandbox:
+    client = connect()
+    return DockerSandbox(client, ensure_image(client, home, image, say).image_id)
