@@ -124,7 +124,8 @@ class RunFolder:
 
     def save(self, record: RunRecord) -> Path:
         """Write the trajectory."""
-        return self.write_text("trajectory.json", record.model_dump_json(indent=1))
+        # Not model_dump_json: only ASCII JSON carries the lone surrogates of a file name that is not UTF-8.
+        return self.write_text("trajectory.json", json.dumps(record.model_dump(mode="json"), indent=1))
 
     def load(self) -> RunRecord:
         """Read the trajectory.

@@ -49,7 +49,13 @@ async def composed(settings: Settings, emit: Emit) -> AsyncIterator[Dependencies
         on_progress=lambda line: emit(Event(Action.PROGRESS, line, {"stage": "sandbox"})),
     )
     emit(Event(Action.STAGE_FINISHED, f"tests run in {sandbox.name}", {"stage": "sandbox"}))
-    environments = PythonEnvironmentBuilder(sandbox, environments_root())
+    environments = PythonEnvironmentBuilder(
+        sandbox,
+        environments_root(),
+        image=settings.sandbox.image if sandbox.name == "docker" else "",
+        timeout_seconds=settings.sandbox.prepare_timeout_seconds,
+        on_progress=lambda line: emit(Event(Action.PROGRESS, line, {"stage": "prepare"})),
+    )
     if engine is None:
         generator: Generator = endpoint_generator(settings, emit)
         close: Callable[[], None] = lambda: None  # noqa: E731

@@ -45,7 +45,7 @@ def show_run(
     folder = find_run(run_id)
     record = load_run(folder)
     if as_json:
-        typer.echo(record.model_dump_json(indent=1))
+        typer.echo(json.dumps(record.model_dump(mode="json"), indent=1))
     elif patch:
         typer.echo(_patch_of(record), nl=False)
     elif html:
