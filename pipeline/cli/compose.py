@@ -225,7 +225,7 @@ def endpoint_generator(settings: Settings, emit: Emit) -> Generator:
 
 def _token_progress(emit: Emit) -> Callable[[int, int, int], None]:
     def tell(num_done: int, num_total: int, num_tokens: int) -> None:
-        data = {"stage": "draft", "done": num_tokens, "unit": "tokens"}
-        emit(Event(Action.PROGRESS, f"drafting, {num_done} of {num_total} ended", data))
+        data = {"stage": "draft", "done": num_done, "total": num_total, "unit": "drafts"}
+        emit(Event(Action.PROGRESS, f"drafting, {num_tokens} tokens so far", data))
 
     return tell

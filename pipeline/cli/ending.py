@@ -66,7 +66,7 @@ def apply_to_working_tree(folder: RunFolder, record: RunRecord) -> None:
     from pipeline.workspace import apply_patch, load_snapshot
 
     assert record.patch is not None, "only a solved run is applied"
-    seen = load_snapshot(folder.path / "tree")
+    seen = load_snapshot(folder.path / "snapshot")
     if seen is None:
         raise InputError("the run's copy of the tree is gone", hint=_patch_command(folder))
     apply_patch(Path(record.task.repo), record.patch.diff, seen=seen)

@@ -15,6 +15,23 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _PLAIN_INTERVAL_SECONDS = 5.0
+_TELLING_SECONDS = 0.5  # a stage that is over sooner is not worth a line
+_LONG_STAGES = {"prepare", "draft", "test"}
+# What the planner's stages do, in a user's words.
+_TITLES = {
+    "prepare": "preparing the target and running its tests",
+    "localise": "looking for the fault",
+    "pack": "packing prompts",
+    "draft": "drafting",
+    "apply": "applying drafts",
+    "test": "testing drafts",
+    "judge": "judging",
+    "revise": "revising",
+    "escalate": "escalating",
+    "select": "selecting the smallest patch",
+    "give_up": "giving up",
+    "report": "closing the record",
+}
 
 
 @contextmanager
@@ -43,12 +60,13 @@ class PlainProgress:
         stage = str(event.data.get("stage", ""))
         if event.action is Action.STAGE_STARTED:
             self._told_at[stage] = self._now()
-            self._write(f"{printable(event.message)} ...")
+            if stage not in _TITLES or stage in _LONG_STAGES:
+                self._write(f"{_what(event)} ...")
         elif event.action is Action.PROGRESS:
             if self._now() - self._told_at.get(stage, float("-inf")) >= _PLAIN_INTERVAL_SECONDS:
                 self._told_at[stage] = self._now()
                 self._write(f"  {_what(event)}: {_how_far(event)}".removesuffix(": "))
-        else:
+        elif is_telling(event):
             self._write(line_of(event))
 
 
@@ -67,9 +85,11 @@ class LiveProgress:
             return
         if event.action is Action.STAGE_FINISHED and stage in self._bars:
             self._progress.remove_task(self._bars.pop(stage))
-        self._progress.console.print(
-            line_of(event), markup=False, highlight=False, soft_wrap=True, style=_STYLES.get(event.action, "")
-        )
+        if is_telling(event):
+            style = _STYLES.get(event.action, "")
+            self._progress.console.print(
+                line_of(event), markup=False, highlight=False, soft_wrap=True, style=style
+            )
 
     def _move(self, stage: str, event: Event) -> None:
         if stage not in self._bars:
@@ -93,12 +113,19 @@ _STYLES = {
 }
 
 
+def is_telling(event: Event) -> bool:
+    """Whether the event deserves a line: the end of a stage that took no time does not."""
+    seconds = event.data.get("seconds")
+    return event.action is not Action.STAGE_FINISHED or seconds is None or seconds >= _TELLING_SECONDS
+
+
 def line_of(event: Event) -> str:
     """Return the line that stays on the screen for an event."""
     message = printable(event.message)
     if event.action is Action.STAGE_FINISHED:
+        message = _TITLES.get(str(event.data.get("stage")), message)
         seconds = event.data.get("seconds")
-        return message if seconds is None else f"{message} ({duration(seconds)})"
+        return message if seconds is None else f"{message}: {duration(seconds)}"
     if event.action is Action.WARNING:
         return f"warning: {message}"
     if event.action in (Action.CANDIDATE_REFUSED, Action.CANDIDATE_JUDGED):
@@ -107,7 +134,10 @@ def line_of(event: Event) -> str:
 
 
 def _what(event: Event) -> str:
-    return printable(event.message, 100) or str(event.data.get("stage", "working"))
+    stage = str(event.data.get("stage", ""))
+    if event.action is Action.STAGE_STARTED and stage in _TITLES:
+        return _TITLES[stage]
+    return printable(event.message, 100) or stage
 
 
 def _how_far(event: Event) -> str:

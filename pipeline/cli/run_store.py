@@ -14,7 +14,8 @@ from pipeline.exceptions import EnvironmentBrokenError, InputError
 from pipeline.runs import RunFolder, RunRecord
 
 _VALID_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_LOCK = "run.lock"
+_LOCK = "command.lock"  # held by the command, from composing to the report
+_GRAPH_LOCK = "run.lock"  # held by `run_task`, also where no command calls it
 TASK_FILE = "task.json"  # written before anything else of a run
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # no letters that are taken for each other
 
@@ -116,11 +117,15 @@ def working_on(folder: RunFolder) -> Iterator[None]:
 
 
 def _is_locked(folder: RunFolder) -> bool:
-    try:
-        with working_on(folder):
-            return False
-    except InputError:
-        return True
+    from filelock import FileLock, Timeout
+
+    for name in (_LOCK, _GRAPH_LOCK):
+        try:
+            with FileLock(folder.path / name, timeout=0):
+                pass
+        except Timeout:
+            return True
+    return False
 
 
 def _made_at(path: Path) -> str:

@@ -55,7 +55,9 @@ def num_completion_tokens(record: RunRecord) -> int:
 
 
 def wall_seconds(record: RunRecord) -> float:
-    """Return how long the run took, or has been going on."""
+    """Return how long the run took: all its stages, without the pauses of a run that was resumed."""
+    if record.seconds_by_stage:
+        return sum(record.seconds_by_stage.values())
     return ((record.finished_at or datetime.now(UTC)) - record.started_at).total_seconds()
 
 

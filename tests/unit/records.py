@@ -191,7 +191,7 @@ def solved_record(run_id: str = "261121-143005-k3", **changes: object) -> RunRec
             round_record(3, Rung(recurrence_depth=2, context="wide", feedback=True, temperature=1.0), third),
         ],
         patch=Patch(diff=DIFF, candidate_id="r3c02", paths=("src/humanise/size.py",), num_changed_lines=2),
-        seconds_by_stage={"prepare": 41.0, "localise": 1.2, "draft": 94.5, "test": 36.75},
+        seconds_by_stage={"prepare": 41.0, "localise": 1.2, "pack": 40.55, "draft": 94.5, "test": 36.75},
         num_sandbox_runs=25,
         sandbox_seconds=61.0,
     )

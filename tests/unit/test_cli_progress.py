@@ -23,7 +23,15 @@ def test_plain_progress_says_how_far_a_step_is_only_every_few_seconds():
         seconds += 1.0
         progress(event(Action.PROGRESS, "testing", stage="test", done=done, total=8, unit="drafts"))
     progress(event(Action.STAGE_FINISHED, "8 drafts tested", stage="test", seconds=8.0))
-    assert lines == ["testing ...", "  testing: 5 of 8 drafts", "8 drafts tested (8.0 s)"]
+    assert lines == ["testing drafts ...", "  testing: 5 of 8 drafts", "testing drafts: 8.0 s"]
+
+
+def test_a_stage_that_took_no_time_gets_no_line():
+    lines: list[str] = []
+    progress = PlainProgress(lines.append)
+    progress(event(Action.STAGE_STARTED, "pack begins", stage="pack"))
+    progress(event(Action.STAGE_FINISHED, "pack took 0.0 s", stage="pack", seconds=0.01))
+    assert lines == []
 
 
 def test_bytes_are_told_in_megabytes():
@@ -52,7 +60,7 @@ def test_off_a_terminal_there_are_no_escape_sequences():
             event(
                 Action.STAGE_STARTED,
                 "preparing [bold]the target[/bold], which takes a while",
-                stage="prepare",
+                stage="clone",
             )
         )
         emit(event(Action.SOLVED, "draft r1c01 makes the tests pass"))
@@ -69,7 +77,7 @@ def test_on_a_terminal_what_is_finished_stays_and_the_bars_go():
         emit(event(Action.PROGRESS, "waiting for the engine", stage="engine"))
         emit(event(Action.STAGE_FINISHED, "8 drafts tested", stage="test", seconds=1.5))
         emit(event(Action.STAGE_FINISHED, "never started", stage="other"))
-    assert "8 drafts tested (1.5 s)" in stream.getvalue()
+    assert "testing drafts: 1.5 s" in stream.getvalue()
     assert "3 of 8 drafts" in stream.getvalue()
     assert (
         stream.getvalue().rstrip().endswith("\x1b[?25h\r\x1b[1A\x1b[2K") or "\x1b[?25h" in stream.getvalue()
