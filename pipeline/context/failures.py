@@ -12,7 +12,7 @@ from pipeline.snapshot import Snapshot
 
 # pytest prints "path.py:12: in name" or "path.py:12: ValueError"; Python 'File "path.py", line 12, in name'.
 _PYTEST_FRAME = re.compile(r"^(?P<path>[^\s:][^:\n]*\.py):(?P<line>\d+): ", re.MULTILINE)
-_PYTHON_FRAME = re.compile(r'^\s*File "(?P<path>[^"\n]+)", line (?P<line>\d+)', re.MULTILINE)
+_PYTHON_FRAME = re.compile(r'^(?:E\s)?\s*File "(?P<path>[^"\n]+)", line (?P<line>\d+)', re.MULTILINE)
 _TEST_FILE = re.compile(
     r"(^|/)(tests?|testing|docs?|examples?|benchmarks?)/|(^|/)(test_[^/]*|[^/]*_test|conftest|setup)\.py$"
 )

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from pipeline.config import Settings
 from pipeline.core import Task
+from pipeline.exceptions import InputError, LoopwrightError, NothingToRepairError
+from pipeline.graph.routing import recursion_limit
+from pipeline.graph.state import Progress, dump, load
+from pipeline.graph.toolbox import Toolbox
+from pipeline.ledger import LedgerGenerator, LedgerSandbox
 from pipeline.protocols import EnvironmentBuilder, Generator, Sandbox
-from pipeline.runs import RunFolder, RunRecord
+from pipeline.runs import RunFolder, RunRecord, RunStatus
 from pipeline.telemetry import Emit, discard
 
 
@@ -30,7 +44,119 @@ async def run_task(task: Task, folder: RunFolder, deps: Dependencies) -> RunReco
     A folder that holds a checkpoint of this task and these settings is resumed: nothing finished is redone.
 
     Raises:
-        InputError: the task cannot be used, or the folder belongs to another task or other settings.
+        InputError: the task cannot be used, the folder belongs to another task or other settings, or another
+            process is working in it.
         EnvironmentBrokenError: the model, the sandbox or the target's environment failed.
     """
-    raise NotImplementedError
+    with _only_process(folder):
+        record = _record_of(task, folder, deps.settings)
+        try:
+            return await _walk(record, _tools(task, folder, deps))
+        except NothingToRepairError as exc:
+            _save_end(folder, "nothing_to_repair", str(exc))
+            raise
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            _save_end(folder, "interrupted", "interrupted; it can be resumed")
+            raise
+        except LoopwrightError as exc:
+            _save_end(folder, "failed", str(exc))
+            raise
+        except Exception as exc:
+            _save_end(folder, "failed", f"{type(exc).__name__}: {exc}")
+            raise
+
+
+async def _walk(record: RunRecord, tools: Toolbox) -> RunRecord:
+    """Walk the graph from its checkpoint to its end."""
+    # Imported here: LangGraph takes longer to load than `loopwright --help` may take.
+    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+    from pipeline.graph.build import build_graph
+
+    config: Any = {
+        "configurable": {"thread_id": tools.folder.run_id},
+        "recursion_limit": recursion_limit(tools.settings.planner.ladder),
+    }
+    async with AsyncSqliteSaver.from_conn_string(str(tools.folder.checkpoint_path)) as saver:
+        graph = build_graph(tools).compile(checkpointer=saver)
+        kept = await graph.aget_state(config)
+        if kept.values and not kept.next:
+            return load(kept.values).record
+        if kept.values:
+            _require_snapshot(load(kept.values).record, tools)
+        fresh = record.model_copy(update={"status": "running", "reason": ""})
+        start = None if kept.values else dump(Progress(record=fresh))
+        state = await graph.ainvoke(start, config, durability="sync")
+        return load(state).record
+
+
+def _tools(task: Task, folder: RunFolder, deps: Dependencies) -> Toolbox:
+    return Toolbox(
+        task=task,
+        settings=deps.settings,
+        folder=folder,
+        generator=LedgerGenerator(deps.generator, folder.ledger_path),
+        sandbox=LedgerSandbox(deps.sandbox, folder.ledger_path),
+        environments=deps.environments,
+        clone_cache=deps.clone_cache,
+        emit=deps.emit,
+    )
+
+
+def _record_of(task: Task, folder: RunFolder, settings: Settings) -> RunRecord:
+    """Return the folder's record, or a new one that is saved to it.
+
+    Raises:
+        InputError: the folder belongs to another task or other settings.
+    """
+    resolved = settings.model_dump(mode="json")
+    if (folder.path / "trajectory.json").exists():
+        record = folder.load()
+        if record.task.model_dump(mode="json") != task.model_dump(mode="json"):
+            raise InputError(f"run {folder.run_id} belongs to another task", hint="start a new run")
+        if record.settings != resolved:
+            raise InputError(
+                f"run {folder.run_id} was made with other settings",
+                hint="resume with the same, or start a new run",
+            )
+        return record
+    record = RunRecord(
+        run_id=folder.run_id,
+        status="running",
+        task=task,
+        settings=resolved,
+        versions={"loopwright": version("loopwright"), "python": platform.python_version()},
+        started_at=datetime.now(UTC),
+    )
+    folder.save(record)
+    return record
+
+
+def _require_snapshot(record: RunRecord, tools: Toolbox) -> None:
+    """Raise where the exported tree is no longer the one that the run has judged so far."""
+    if record.tree_hash and tools.snapshot.tree_hash != record.tree_hash:
+        raise InputError(
+            f"the snapshot of run {tools.folder.run_id} was changed", hint="start a new run of the task"
+        )
+
+
+def _save_end(folder: RunFolder, status: RunStatus, reason: str) -> None:
+    """Write into the last saved record how the run ended; the checkpoint still says where it goes on."""
+    record = folder.load()
+    folder.save(record.model_copy(update={"status": status, "reason": reason}))
+
+
+@contextmanager
+def _only_process(folder: RunFolder) -> Iterator[None]:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.path / "run.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as exc:
+        raise InputError(
+            f"run {folder.run_id} is being worked on by another process", hint="wait for it, or end it"
+        ) from exc
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,180 @@
+"""draft: one batch of completions for each way of sampling. apply: each becomes an edit, or is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from pipeline.core import Candidate, Completion, Prompt, Sampling
+from pipeline.draft.apply import Refused, apply_answer
+from pipeline.draft.prompt import STOP
+from pipeline.graph.routing import num_candidates, num_tokens
+from pipeline.graph.state import Progress
+from pipeline.graph.toolbox import Toolbox
+from pipeline.patch import unified_diff
+from pipeline.runs import CandidateRecord
+from pipeline.telemetry import Action
+from pipeline.testrun import is_trusted
+
+_SEEDS_PER_ROUND = 1000  # so that no two rounds sample alike
+_SPARE_TOKENS = 128
+
+
+async def draft(tools: Toolbox, progress: Progress) -> None:
+    """Add this round's candidates; stop with a named limit where none can be afforded."""
+    max_tokens = await _max_completion_tokens(tools, progress)
+    allowance = _allowance(tools, progress, max_tokens)
+    prompts = [p.prompt for p in progress.round.prompts][:allowance]
+    if not prompts:
+        return
+    tools.say(Action.PROGRESS, "drafting", stage="draft", done=0, total=allowance, unit="candidates")
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(tools.seconds_left(progress)) as clock:
+            await _draft_batches(tools, progress, prompts, allowance, max_tokens)
+    except TimeoutError:
+        if not clock.expired():
+            raise
+        progress.limit = "wall_seconds"
+    progress.round.draft_seconds = time.monotonic() - started
+    done = len(progress.round.candidates)
+    tools.say(Action.PROGRESS, "drafted", stage="draft", done=done, total=done, unit="candidates")
+
+
+async def apply(tools: Toolbox, progress: Progress) -> None:
+    """Turn every completion into an edit of its suspect, or give the reason why it is refused."""
+    assert progress.record.baseline is not None
+    known = {c.fingerprint: c.candidate_id for c in progress.earlier_candidates() if c.fingerprint}
+    for entry in progress.round.candidates:
+        entry.candidate = _applied(tools, progress, entry, known)
+        if entry.candidate.refused:
+            tools.say(
+                Action.CANDIDATE_REFUSED,
+                f"{entry.candidate.candidate_id} refused: {entry.candidate.refused}",
+                candidate_id=entry.candidate.candidate_id,
+                reason=entry.candidate.refused,
+            )
+        else:
+            known[entry.candidate.fingerprint] = entry.candidate.candidate_id
+
+
+async def _draft_batches(
+    tools: Toolbox, progress: Progress, prompts: Sequence[Prompt], allowance: int, max_tokens: int
+) -> None:
+    rung, planner = progress.round.rung, tools.settings.planner
+    greedy = Sampling(
+        recurrence_depth=rung.recurrence_depth, seed=planner.seed, max_tokens=max_tokens, stop=STOP
+    )
+    if rung.greedy_first or rung.temperature == 0:
+        fresh = [i for i, p in enumerate(prompts) if not _was_greedy(progress, p)]
+        await _generate(tools, progress, prompts, fresh, greedy)
+        allowance -= len(fresh)
+    num_samples = allowance // len(prompts)
+    if num_samples and rung.temperature > 0:
+        sampled = replace(
+            greedy,
+            num_samples=num_samples,
+            temperature=rung.temperature,
+            top_p=planner.top_p,
+            seed=planner.seed + _SEEDS_PER_ROUND * progress.round.number,
+        )
+        await _generate(tools, progress, prompts, range(len(prompts)), sampled)
+
+
+async def _generate(
+    tools: Toolbox, progress: Progress, prompts: Sequence[Prompt], numbers: Sequence[int], sampling: Sampling
+) -> None:
+    """Draft these prompts as one batch, and add the candidates turn by turn over the prompts."""
+    if not numbers:
+        return
+    answers = await tools.generator.generate([prompts[i] for i in numbers], sampling)
+    for sample in range(sampling.num_samples):
+        for i, completions in zip(numbers, answers, strict=True):
+            _add(progress, i, sample, completions[sample], sampling)
+
+
+def _add(
+    progress: Progress, prompt_number: int, sample: int, completion: Completion, sampling: Sampling
+) -> None:
+    round_ = progress.round
+    candidate = Candidate(
+        candidate_id=f"r{round_.number}c{len(round_.candidates):02d}",
+        round=round_.number,
+        suspect=round_.prompts[prompt_number].suspect,
+        sampling_seed=sampling.seed + sample,
+        temperature=sampling.temperature,
+        recurrence_depth=completion.recurrence_depth,
+        num_tokens=completion.num_completion_tokens,
+    )
+    entry = CandidateRecord(candidate=candidate, prompt_number=prompt_number, completion=completion)
+    round_.candidates.append(entry)
+
+
+def _was_greedy(progress: Progress, prompt: Prompt) -> bool:
+    """Say whether an earlier round drafted the prompt greedily at this depth: it would say the same again."""
+    depth = progress.round.rung.recurrence_depth
+    return any(
+        round_.prompts[entry.prompt_number].prompt == prompt
+        for round_ in progress.record.rounds[:-1]
+        for entry in round_.candidates
+        if entry.candidate.temperature == 0 and entry.candidate.recurrence_depth == depth
+    )
+
+
+async def _max_completion_tokens(tools: Toolbox, progress: Progress) -> int:
+    """Return the room for one answer: twice the longest definition, no more than the window leaves."""
+    if not progress.bundles:
+        return 1
+    sizes = await tools.count_texts([bundle.definition for bundle in progress.bundles])
+    info = await tools.info()
+    room = info.max_model_tokens - max(p.num_tokens for p in progress.round.prompts)
+    return min(2 * max(sizes) + _SPARE_TOKENS, room)
+
+
+def _allowance(tools: Toolbox, progress: Progress, max_tokens: int) -> int:
+    """Return how many candidates this round may have; names the limit where there can be none."""
+    limits, record = tools.task.limits, progress.record
+    allowed = {
+        "num_candidates": limits.num_candidates - num_candidates(record),
+        "num_tokens": (limits.num_tokens - num_tokens(record)) // max_tokens,
+    }
+    name = min(allowed, key=lambda name: allowed[name])
+    if allowed[name] <= 0:
+        progress.limit = name
+    return max(min(allowed[name], progress.round.rung.num_candidates), 0)
+
+
+def _applied(tools: Toolbox, progress: Progress, entry: CandidateRecord, known: dict[str, str]) -> Candidate:
+    bundle = progress.bundles[entry.prompt_number]
+    path = bundle.suspect.path
+    if is_trusted(path):
+        return replace(entry.candidate, refused=f"{path} belongs to the tests")
+    base = tools.snapshot.read_bytes(path)
+    result = apply_answer(
+        base,
+        bundle,
+        progress.round.prompts[entry.prompt_number].prompt,
+        entry.completion.text,
+        truncated=entry.completion.finish_reason == "length",
+        test_names=_test_names(progress),
+    )
+    if isinstance(result, Refused):
+        return replace(entry.candidate, refused=result.reason)
+    if result.fingerprint in known:
+        return replace(
+            entry.candidate,
+            refused=f"the same program as {known[result.fingerprint]}",
+            fingerprint=result.fingerprint,
+        )
+    progress.edits[entry.candidate.candidate_id] = result.edit
+    diff = unified_diff(path, base, result.content)
+    return replace(entry.candidate, diff=diff, fingerprint=result.fingerprint)
+
+
+def _test_names(progress: Progress) -> list[str]:
+    assert progress.record.baseline is not None
+    files = {test_id.partition("::")[0] for test_id in progress.record.baseline.fail_to_pass}
+    return sorted(PurePosixPath(path).stem for path in files if path.endswith(".py"))

@@ -1,0 +1,64 @@
+"""Where to go next: pure functions of what has happened so far. The model never decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pipeline.config import Rung
+from pipeline.core import Limits, VerdictKind
+from pipeline.graph.state import Progress
+from pipeline.runs import CandidateRecord, RunRecord
+
+Next = Literal["select", "revise", "escalate", "give_up"]
+
+_NODES_PER_ROUND = 6  # pack, draft, apply, test, judge, and revise or escalate
+_NODES_OUTSIDE_ROUNDS = 4  # prepare, localise, select or give_up, report
+
+
+def after_localise(progress: Progress) -> Literal["pack", "give_up"]:
+    """Return the next node: without a suspect there is nothing to draft."""
+    return "pack" if progress.record.suspects else "give_up"
+
+
+def after_judge(progress: Progress, ladder: Sequence[Rung]) -> Next:
+    """Return the next node after a round."""
+    if resolved(progress):
+        return "select"
+    if progress.limit or len(progress.record.rounds) >= len(ladder):
+        return "give_up"
+    next_rung = ladder[len(progress.record.rounds)]
+    return "revise" if next_rung.feedback and progress.attempts else "escalate"
+
+
+def resolved(progress: Progress) -> list[CandidateRecord]:
+    """Return this round's candidates that resolve the task, in drafting order."""
+    return [r for r in progress.round.candidates if r.verdict and r.verdict.kind is VerdictKind.RESOLVED]
+
+
+def limit_reached(record: RunRecord, limits: Limits, *, seconds_used: float, num_rungs: int) -> str:
+    """Return the name of a limit that allows no further round, or an empty string."""
+    if seconds_used >= limits.wall_seconds:
+        return "wall_seconds"
+    if num_candidates(record) >= limits.num_candidates:
+        return "num_candidates"
+    if num_tokens(record) >= limits.num_tokens:
+        return "num_tokens"
+    # A ladder that ends by itself is no limit.
+    return "num_rounds" if limits.num_rounds <= len(record.rounds) < num_rungs else ""
+
+
+def num_candidates(record: RunRecord) -> int:
+    """Return how many candidates were drafted in all rounds."""
+    return sum(len(round_.candidates) for round_ in record.rounds)
+
+
+def num_tokens(record: RunRecord) -> int:
+    """Return how many completion tokens were drafted in all rounds."""
+    drafted = (r.completion.num_completion_tokens for round_ in record.rounds for r in round_.candidates)
+    return sum(drafted)
+
+
+def recursion_limit(ladder: Sequence[Rung]) -> int:
+    """Return how many nodes the longest walk along this ladder visits, and a few to spare."""
+    return _NODES_PER_ROUND * len(ladder) + _NODES_OUTSIDE_ROUNDS + 10

@@ -1,0 +1,69 @@
+"""What flows along the graph. Nodes work on typed values; the checkpoint holds the same as plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.core import Candidate, ContextBundle, PreparedEnvironment, Suspect
+from pipeline.draft.source import Edit
+from pipeline.runs import CandidateRecord, RoundRecord, RunRecord
+
+
+class Attempt(BaseModel):
+    """The best failing candidate of a suspect so far: what a revision shows the model."""
+
+    rank: int  # lower is better
+    code: str
+    error: str
+
+
+class Progress(BaseModel):
+    """Everything that a node may need to know of the nodes before it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    record: RunRecord
+    environment: PreparedEnvironment | None = None
+    covered: dict[str, list[int]] = Field(default_factory=dict)  # path -> lines that the failing tests ran
+    bundles: list[ContextBundle] = Field(default_factory=list)  # of this round, one for each prompt
+    edits: dict[str, Edit] = Field(default_factory=dict)  # of this round, by candidate id
+    attempts: dict[str, Attempt] = Field(default_factory=dict)  # by suspect
+    use_feedback: bool = False  # the next prompts show the attempts
+    limit: str = ""  # the name of the limit that was hit
+
+    @property
+    def round(self) -> RoundRecord:
+        """The round that is going on."""
+        return self.record.rounds[-1]
+
+    def candidate_record(self, candidate_id: str) -> CandidateRecord:
+        """Return the record of one of this round's candidates."""
+        return next(r for r in self.round.candidates if r.candidate.candidate_id == candidate_id)
+
+    def earlier_candidates(self) -> list[Candidate]:
+        """Return the candidates of all rounds, in the order in which they were drafted."""
+        return [r.candidate for round_ in self.record.rounds for r in round_.candidates]
+
+
+class State(TypedDict):
+    """The graph's only channel. No class of ours may end up in a checkpoint, so it is dumped after nodes."""
+
+    progress: dict[str, Any]
+
+
+def dump(progress: Progress) -> State:
+    """Return the progress as the graph keeps it."""
+    return {"progress": progress.model_dump(mode="json")}
+
+
+def load(state: Mapping[str, Any]) -> Progress:
+    """Return the progress that the graph kept."""
+    return Progress.model_validate(state["progress"])
+
+
+def suspect_key(suspect: Suspect) -> str:
+    """Return a name for the suspect that is the same in every round."""
+    return f"{suspect.path}:{suspect.start_line}:{suspect.qualname}"

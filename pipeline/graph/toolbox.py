@@ -1,0 +1,137 @@
+"""What nodes use: the edges behind their ledger, the snapshot, the clock, and one way to run the tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Settings
+from pipeline.core import (
+    GeneratorInfo,
+    Message,
+    Outcome,
+    Prompt,
+    SandboxLimits,
+    SandboxResult,
+    Task,
+    TestReport,
+)
+from pipeline.exceptions import InputError, SandboxError
+from pipeline.graph.state import Progress
+from pipeline.ledger import LedgerGenerator, LedgerSandbox
+from pipeline.protocols import EnvironmentBuilder
+from pipeline.runs import RunFolder
+from pipeline.snapshot import Snapshot, tar_of
+from pipeline.telemetry import Action, Emit, Event
+from pipeline.testrun import TestCommand, build_request, parse_test_command, read_report, trusted_layer
+from pipeline.workspace import load_snapshot
+
+
+@dataclass
+class Toolbox:
+    """One run's tools, in one process. Nothing in it outlives the process."""
+
+    task: Task
+    settings: Settings
+    folder: RunFolder
+    generator: LedgerGenerator
+    sandbox: LedgerSandbox
+    environments: EnvironmentBuilder
+    clone_cache: Path
+    emit: Emit
+    stage_started: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def command(self) -> TestCommand:
+        """The task's test command."""
+        return parse_test_command(self.task.test_command)
+
+    @property
+    def snapshot_path(self) -> Path:
+        """Where the exported tree lies."""
+        return self.folder.path / "snapshot"
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        """The exported tree; `prepare` made it, perhaps in an earlier process."""
+        snapshot = load_snapshot(self.snapshot_path)
+        if snapshot is None:
+            raise InputError(
+                f"run {self.folder.run_id} has lost its snapshot", hint="start a new run of the task"
+            )
+        return snapshot
+
+    @cached_property
+    def paths(self) -> frozenset[str]:
+        """The snapshot's files."""
+        return frozenset(self.snapshot.paths)
+
+    @cached_property
+    def _trusted_layer(self) -> bytes:
+        return trusted_layer(self.snapshot)
+
+    def say(self, action: Action, message: str, **data: Any) -> None:
+        """Report an event."""
+        self.emit(Event(action, message, data))
+
+    def seconds_left(self, progress: Progress) -> float:
+        """Return what remains of the task's wall time; time between two processes of a run does not count."""
+        return self.task.limits.wall_seconds - self.seconds_used(progress)
+
+    def seconds_used(self, progress: Progress) -> float:
+        """Return the seconds of all finished stages and of this one."""
+        finished = sum(progress.record.seconds_by_stage.values())
+        return finished + time.monotonic() - self.stage_started
+
+    async def info(self) -> GeneratorInfo:
+        """Return what the generator is; waits until it is ready."""
+        return await self.generator.info()
+
+    async def count_texts(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text by itself, without the chat template."""
+        prompts = [Prompt((Message("user", text),)) for text in ("", *texts)]
+        empty, *counts = await self.generator.count_tokens(prompts)
+        return [count - empty for count in counts]
+
+    async def run_tests(
+        self,
+        progress: Progress,
+        name: str,
+        *,
+        files: Mapping[str, bytes] | None = None,
+        test_ids: Iterable[str] | None = None,
+        options: Sequence[str] = (),
+        limits: SandboxLimits | None = None,
+    ) -> tuple[SandboxResult, TestReport]:
+        """Run the test command, or some of its tests, on the snapshot with these files laid over it."""
+        assert progress.environment is not None
+        # The trusted files come last, so that no candidate has a say in its own verdict.
+        over = (tar_of(files), self._trusted_layer) if files else ()
+        request = build_request(
+            self.command,
+            environment=progress.environment,
+            layers=(self.snapshot.tar, *over),
+            limits=limits or self.task.limits.sandbox,
+            run_id=f"{self.folder.run_id}-{name}",
+            test_ids=test_ids,
+            options=options,
+            paths=self.snapshot.paths,
+        )
+        result = await self.sandbox.run(request)
+        progress.record.num_sandbox_runs += 1
+        progress.record.sandbox_seconds += result.wall_seconds
+        return result, read_report(result, self.command, self.paths)
+
+
+def require_sandbox(report: TestReport) -> None:
+    """Raise where the sandbox failed.
+
+    Raises:
+        SandboxError: the run says nothing of the code.
+    """
+    if report.outcome is Outcome.INFRA_ERROR:
+        raise SandboxError(report.problem, hint="run `loopwright doctor`, then resume this run")
