@@ -25,7 +25,8 @@ def make_tiny_qwen2(
     """Write a random float32 Qwen2 checkpoint with a byte-level tokenizer (259 tokens) and return `path`.
 
     Weights are drawn wider than for training, so that logits are far apart and every layer, pass and position
-    shows in the sampled tokens. The same arguments give the same weights.
+    shows in the sampled tokens; wider still, and float32 rounding would show too. The same arguments give the
+    same weights.
     """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -48,11 +49,18 @@ def make_tiny_qwen2(
         torch.manual_seed(seed)
         network = Qwen2ForCausalLM(config)
         for name, parameter in network.named_parameters():
-            is_norm = name.endswith("norm.weight")
-            parameter.normal_(mean=1.0 if is_norm else 0.0, std=0.1 if is_norm else 0.2)
+            mean, std = _weight_distribution(name)
+            parameter.normal_(mean, std)
     network.save_pretrained(path)
     _save_tokenizer(path, max_position_embeddings)
     return path
+
+
+def _weight_distribution(name: str) -> tuple[float, float]:
+    """Return mean and standard deviation."""
+    if name.endswith("norm.weight"):
+        return 1.0, 0.1
+    return 0.0, 0.12 if ".layers." in name else 0.2
 
 
 def _save_tokenizer(path: Path, model_max_length: int) -> None:
