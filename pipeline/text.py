@@ -53,3 +53,8 @@ def size(num_bytes: float) -> str:
             return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:.1f} GB"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Return the number with its noun: "1 round", "2 rounds", "12,000 tokens"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -44,25 +44,34 @@ class Check:
     hint: str = ""
 
 
+_Look = Callable[[], Check | Awaitable[Check]]
+
+
 async def run_checks(settings: Settings, *, deep: bool) -> list[Check]:
     """Return all checks for these settings; `deep` also hashes the model and starts the engine."""
-    looks: list[Callable[[], Check | Awaitable[Check]]] = [_python, _git, _home, _memory, _cpu]
+    looks: dict[str, _Look] = {
+        "python": _python,
+        "git": _git,
+        "home": _home,
+        "memory": _memory,
+        "cpu": _cpu,
+    }
     if settings.endpoint.url:
-        looks.append(lambda: _endpoint(settings))
+        looks["endpoint"] = lambda: _endpoint(settings)
     else:
-        looks += [_packages, _plugin, lambda: _model(settings, deep=deep), _warm_engine]
+        looks |= {"engine": _packages, "plugin": _plugin}
+        looks |= {"model": lambda: _model(settings, deep=deep), "warm engine": _warm_engine}
         if deep:
-            looks.append(lambda: _engine(settings))
-    checks = [await _safely(look) for look in looks]
-    return [*checks, *await _sandboxes(settings), await _safely(_index)]
+            looks["engine start"] = lambda: _engine(settings)
+    checks = [await _safely(name, look) for name, look in looks.items()]
+    return [*checks, *await _sandboxes(settings), await _safely("package index", _index)]
 
 
-async def _safely(look: Callable[[], Check | Awaitable[Check]]) -> Check:
+async def _safely(name: str, look: _Look) -> Check:
     try:
         found = look()
         return found if isinstance(found, Check) else await found
     except Exception as exc:
-        name = getattr(look, "__name__", "check").strip("_").replace("<lambda>", "check")
         message, hint = describe(exc)
         return Check(name=name, status="failed", detail=message, hint=hint)
 
@@ -184,7 +193,10 @@ async def _endpoint(settings: Settings) -> Check:
 
 async def _sandboxes(settings: Settings) -> list[Check]:
     """Return the checks of both sandboxes: what was asked for must work, and with "auto" one of them."""
-    found = {"docker": await _safely(lambda: _docker(settings)), "bubblewrap": await _safely(_bubblewrap)}
+    found = {
+        "docker": await _safely("docker", lambda: _docker(settings)),
+        "bubblewrap": await _safely("bubblewrap", _bubblewrap),
+    }
     works = [name for name, check in found.items() if check.status != "failed"]
     is_needed = {settings.sandbox.kind} if settings.sandbox.kind != "auto" else set() if works else set(found)
     return [_required(name, check, is_needed=name in is_needed) for name, check in found.items()]

@@ -56,13 +56,7 @@ async def composed(settings: Settings, emit: Emit) -> AsyncIterator[Dependencies
         timeout_seconds=settings.sandbox.prepare_timeout_seconds,
         on_progress=lambda line: emit(Event(Action.PROGRESS, line, {"stage": "prepare"})),
     )
-    if engine is None:
-        generator: Generator = endpoint_generator(settings, emit)
-        close: Callable[[], None] = lambda: None  # noqa: E731
-    else:
-        generator = starting = StartingGenerator(engine, emit)
-        close = starting.close
-    try:
+    async with _generator(settings, engine, emit) as generator:
         yield Dependencies(
             generator=generator,
             sandbox=sandbox,
@@ -71,8 +65,22 @@ async def composed(settings: Settings, emit: Emit) -> AsyncIterator[Dependencies
             clone_cache=clones_root(),
             emit=emit,
         )
+
+
+@asynccontextmanager
+async def _generator(
+    settings: Settings, engine: ClusterSettings | None, emit: Emit
+) -> AsyncIterator[Generator]:
+    if engine is None:
+        generator = endpoint_generator(settings, emit)
+        await generator.info()  # a server that does not answer is told before anything is prepared
+        yield generator
+        return
+    starting = StartingGenerator(engine, emit)
+    try:
+        yield starting
     finally:
-        await asyncio.shield(asyncio.to_thread(close))
+        await asyncio.shield(asyncio.to_thread(starting.close))
 
 
 def cluster_settings(settings: Settings) -> ClusterSettings:

@@ -11,7 +11,7 @@ from pipeline.cli.errors import ExitCode, describe, exit_code_of, report_error
 from pipeline.exceptions import InputError
 from pipeline.report.figures import candidates_of, limit_uses, num_completion_tokens, wall_seconds
 from pipeline.runs import CandidateRecord, RunFolder, RunRecord, RunStatus
-from pipeline.text import duration, printable
+from pipeline.text import count, duration, printable
 
 _CODES: dict[RunStatus, ExitCode] = {
     "solved": ExitCode.SOLVED,
@@ -130,12 +130,12 @@ def _problem(error: BaseException) -> dict[str, str]:
 def _cost(record: RunRecord) -> str:
     drafts = candidates_of(record)
     depths = sorted({c.candidate.recurrence_depth for c in drafts})
-    parts = [duration(wall_seconds(record)), f"{len(record.rounds)} rounds", f"{len(drafts)} drafts"]
+    parts = [duration(wall_seconds(record)), count(len(record.rounds), "round"), count(len(drafts), "draft")]
     if drafts:
         parts += [
-            f"{num_completion_tokens(record)} tokens",
+            count(num_completion_tokens(record), "token"),
             f"depth {', '.join(map(str, depths))}",
-            f"{record.num_sandbox_runs} sandbox runs",
+            count(record.num_sandbox_runs, "sandbox run"),
         ]
     return ", ".join(parts)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.core import VerdictKind
 from pipeline.report import figures
 from pipeline.runs import CandidateRecord, RunRecord
-from pipeline.text import clip, duration, printable, printable_block
+from pipeline.text import clip, count, duration, printable, printable_block
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -81,7 +81,7 @@ def _environment() -> Environment:
         "line": lambda text, max_chars=300: printable(text, max_chars),
         "duration": duration,
         "diff_lines": lambda diff: list(_diff_lines(diff)),
-        "count": _count,
+        "count": count,
         "verdict": _verdict_name,
         "moment": lambda moment: moment.strftime("%Y-%m-%d %H:%M:%S %Z").strip(),
     }
@@ -118,8 +118,3 @@ def _winner(record: RunRecord) -> CandidateRecord | None:
 
 def _is_shown_exactly(diff: str) -> bool:
     return len(diff) <= _MAX_PATCH_CHARS and printable_block(diff) == diff
-
-
-def _count(number: int, noun: str, plural: str = "") -> str:
-    """Return "1 round", "2 rounds"."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}".replace(",", "\u202f")
