@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 _EXECUTABLE, _PLAIN = 0o755, 0o644
+_MODIFIED_AT = 946_684_800  # 2000-01-01: zip archives, and so wheels, know no time before 1980
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _add_path(archive: tarfile.TarFile, source: Path, path: str) -> None:
 
 
 def _entry(path: str, mode: int) -> tarfile.TarInfo:
-    # Owner and time are left at zero, so that equal trees make equal streams.
+    # Owner and time are always the same, so that equal trees make equal streams.
     info = tarfile.TarInfo(path)
-    info.mode = mode
+    info.mode, info.mtime = mode, _MODIFIED_AT
     return info

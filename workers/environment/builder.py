@@ -1,0 +1,288 @@
+"""Prepares a project's environment: with network no foreign code runs, and foreign code has no network.
+
+Environments are cached by everything that decides them and moved into place whole, so that a killed
+preparation is never taken for a finished one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from filelock import AsyncFileLock
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
+
+from pipeline.core import Mount, PreparedEnvironment
+from pipeline.exceptions import InputError, PrepareError
+from pipeline.protocols import Sandbox
+from pipeline.runs import write_atomically
+from pipeline.snapshot import Snapshot
+from workers.environment import wheels as pip
+from workers.environment.install import ENVIRONMENT, PYTHON, Installer
+from workers.environment.interpreter import Interpreter, probe
+from workers.environment.requirements import ProjectRequirements, detect
+
+_BUILDER_VERSION = "1"  # raise it when the same input would give another environment
+_OWN_REQUIREMENTS = ("pytest", "pytest-cov")  # what runs and watches the tests
+# A project without a build system is built by setuptools; hatchling and pdm ask for `editables` on their own.
+_BUILD_REQUIREMENTS = ("setuptools", "wheel", "editables")
+_MAX_SOURCE_BUILDS = 20
+_MARKER = "prepared.json"
+_GENERATED = "generated.tar"
+
+
+class PythonEnvironmentBuilder:
+    """Implements `pipeline.protocols.EnvironmentBuilder` for any sandbox that has a Python with `venv`."""
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        cache_dir: Path,
+        *,
+        image: str = "",
+        python: str = "python3",
+        timeout_seconds: float = 900.0,
+        extra_requirements: Sequence[str] = (),
+        on_progress: Callable[[str], None] | None = None,
+    ) -> None:
+        """Keep environments under `cache_dir`; `image` is what the sandbox runs on, if it has images.
+
+        Raises:
+            InputError: an extra requirement cannot be read.
+        """
+        for line in extra_requirements:
+            _check_extra(line)
+        self._sandbox = sandbox
+        self._cache_dir = cache_dir
+        self._image = image
+        self._python = python
+        self._timeout_seconds = timeout_seconds
+        self._extra_requirements = tuple(extra_requirements)
+        self._report = on_progress or (lambda _line: None)
+
+    async def prepare(self, tree: Path) -> PreparedEnvironment:
+        """Return the environment for the tree at `tree`; see `pipeline.protocols.EnvironmentBuilder`.
+
+        Raises:
+            PrepareError: the requirements cannot be read or installed; the message says which.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self._prepare(tree)
+        except TimeoutError as exc:
+            raise PrepareError(
+                f"the environment was not ready after {self._timeout_seconds:g} s",
+                hint="give more time with sandbox.prepare_timeout_seconds; pip keeps what it downloaded",
+            ) from exc
+        except OSError as exc:
+            raise PrepareError(f"the environment cannot be written: {exc}", hint="check the disk") from exc
+
+    async def _prepare(self, tree: Path) -> PreparedEnvironment:
+        interpreter = await probe(self._sandbox, self._python)
+        found = await asyncio.to_thread(detect, tree)
+        for warning in (*found.warnings, *_python_warning(found, interpreter)):
+            self._report(f"warning: {warning}")
+        environment_id = self._environment_id(found, interpreter)
+        folder = self._cache_dir / environment_id
+        self._cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        async with AsyncFileLock(f"{folder}.lock"):
+            if not _is_whole(folder):
+                await self._build(folder, tree, found, interpreter)
+        return _opened(folder, interpreter)
+
+    def _environment_id(self, found: ProjectRequirements, interpreter: Interpreter) -> str:
+        digest = hashlib.sha256()
+        own = (*_OWN_REQUIREMENTS, *self._extra_requirements)
+        for part in (_BUILDER_VERSION, self._sandbox.name, self._image, interpreter.describe(), *own):
+            digest.update(part.encode() + b"\0")
+        for path, content in found.fingerprint:
+            digest.update(os.fsencode(path) + b"\0" + content.encode() + b"\0")
+        return digest.hexdigest()[:32]
+
+    async def _build(
+        self, folder: Path, tree: Path, found: ProjectRequirements, interpreter: Interpreter
+    ) -> None:
+        _clear(folder)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+        try:
+            await self._fill(partial, tree, found, interpreter)
+            os.rename(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    async def _fill(
+        self, partial: Path, tree: Path, found: ProjectRequirements, interpreter: Interpreter
+    ) -> None:
+        installer = Installer(
+            sandbox=self._sandbox,
+            python=self._python,
+            environment=_folder(partial / "environment"),
+            wheelhouse=_folder(partial / "wheelhouse"),
+            sources=_folder(partial / "sources"),
+            built=_folder(partial / "built"),
+            timeout_seconds=self._timeout_seconds,
+        )
+        options = interpreter.pip_options()
+        fetch = _Fetcher(installer, options, found.constraints, self._report)
+        requirements = await self._fetch_all(fetch, found)
+        self._report("installing the requirements")
+        await installer.install(requirements)
+        generated, runs_from = await self._install_project(installer, tree, found)
+        if generated:
+            (partial / _GENERATED).write_bytes(generated)
+        for name in ("wheelhouse", "sources", "built"):
+            shutil.rmtree(partial / name, ignore_errors=True)
+        facts = {"python_path": runs_from, "requirements": requirements}
+        write_atomically(partial / _MARKER, json.dumps(facts, indent=1).encode())
+
+    async def _fetch_all(self, fetch: _Fetcher, found: ProjectRequirements) -> tuple[str, ...]:
+        """Download everything; give up the development tier if it is what cannot be had."""
+        needed = (*found.runtime, *found.test, *_OWN_REQUIREMENTS, *self._extra_requirements)
+        if found.is_installable:
+            await fetch.build_requirements(found.build)
+        if found.development:
+            try:
+                await fetch.wheels((*needed, *found.development))
+                return (*needed, *found.development)
+            except PrepareError as exc:
+                self._report(f"warning: going on without the development requirements: {exc}")
+        await fetch.wheels(needed)
+        return needed
+
+    async def _install_project(
+        self, installer: Installer, tree: Path, found: ProjectRequirements
+    ) -> tuple[bytes, str]:
+        """Return the files that the project's build made, and the PYTHONPATH to use where it failed."""
+        fallback = "/workspace/src:/workspace"
+        if not found.is_installable:
+            return b"", fallback
+        self._report("installing the project")
+        try:
+            stream = await asyncio.to_thread(lambda: Snapshot(tree, "").tar)
+            return await installer.install_project(stream), ""
+        except PrepareError as exc:
+            self._report(f"warning: {exc}\nits sources are put on the path instead")
+            return b"", fallback
+
+
+class _Fetcher:
+    """Downloads into an installer's wheelhouse, building from source what has no wheel."""
+
+    def __init__(
+        self,
+        installer: Installer,
+        options: Sequence[str],
+        constraints: Sequence[str],
+        report: Callable[[str], None],
+    ) -> None:
+        self._installer = installer
+        self._options = options
+        self._constraints = constraints
+        self._report = report
+        self._built: set[str] = set()
+
+    async def wheels(self, requirements: Sequence[str]) -> None:
+        """Download wheels for the requirements.
+
+        Raises:
+            PrepareError: some requirement cannot be had; the message names it.
+        """
+        for _ in range(_MAX_SOURCE_BUILDS):
+            try:
+                await self._download(requirements, self._constraints)
+                return
+            except pip.NoWheelError as exc:
+                await self._build(exc)
+        raise PrepareError(f"more than {_MAX_SOURCE_BUILDS} requirements have no wheel")
+
+    async def build_requirements(self, requirements: Sequence[str]) -> None:
+        """Download what builds a project, as far as it can be had: an installation can do without."""
+        for wanted in ((*_BUILD_REQUIREMENTS, *requirements), _BUILD_REQUIREMENTS):
+            try:
+                await self._download(wanted, ())
+                return
+            except (pip.NoWheelError, pip.ConflictError) as exc:
+                self._report(f"warning: what builds the project cannot be had: {exc}")
+
+    async def _download(self, requirements: Sequence[str], constraints: Sequence[str]) -> None:
+        self._report(f"downloading wheels for {len(requirements)} requirements")
+        await pip.download_wheels(
+            requirements,
+            constraints,
+            self._installer.wheelhouse,
+            options=self._options,
+            on_progress=self._report,
+        )
+
+    async def _build(self, missing: pip.NoWheelError) -> None:
+        try:
+            name = canonicalize_name(Requirement(missing.requirement).name)
+        except InvalidRequirement:
+            raise missing from None
+        if name in self._built:
+            raise missing
+        self._built.add(name)
+        archive = await pip.download_source(
+            missing.requirement, self._installer.sources, options=self._options, on_progress=self._report
+        )
+        self._report(f"building {archive.name} in the sandbox, without network")
+        await self._download(_BUILD_REQUIREMENTS, ())
+        await self._installer.build_wheel(archive)
+
+
+def _check_extra(line: str) -> None:
+    try:
+        requirement = Requirement(line)
+    except InvalidRequirement as exc:
+        raise InputError(f"not a requirement: {line!r}: {exc}") from exc
+    if requirement.url:
+        raise InputError(f"an extra requirement comes from the package index, not from a URL: {line!r}")
+
+
+def _python_warning(found: ProjectRequirements, interpreter: Interpreter) -> tuple[str, ...]:
+    try:
+        fits = SpecifierSet(found.requires_python).contains(interpreter.version, prereleases=True)
+    except InvalidSpecifier:
+        return ()
+    if fits:
+        return ()
+    return (f"the project asks for Python {found.requires_python}, the sandbox has {interpreter.version}",)
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def _clear(folder: Path) -> None:
+    """Remove a broken environment, and what a killed preparation of it left."""
+    for left_over in (folder, *folder.parent.glob(f".{folder.name}.partial-*")):
+        shutil.rmtree(left_over, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    # The interpreter's link may lead nowhere on the host; that it is there is what counts.
+    return (folder / _MARKER).is_file() and os.path.lexists(folder / "environment" / "bin" / "python")
+
+
+def _opened(folder: Path, interpreter: Interpreter) -> PreparedEnvironment:
+    facts = json.loads((folder / _MARKER).read_text())
+    env = {"VIRTUAL_ENV": ENVIRONMENT, "PATH": f"{ENVIRONMENT}/bin:{interpreter.search_path}"}
+    if facts["python_path"]:
+        env["PYTHONPATH"] = facts["python_path"]
+    generated = folder / _GENERATED
+    return PreparedEnvironment(
+        environment_id=folder.name,
+        python=PYTHON,
+        mounts=(Mount(source=str(folder / "environment"), target=ENVIRONMENT),),
+        env=env,
+        generated=str(generated) if generated.exists() else "",
+    )
