@@ -1,4 +1,4 @@
-"""One bwrap process: started under limits that are set before the command begins, fed, ended with all below."""
+"""One bwrap process: under limits that are set before the command begins, and ended with all below it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from workers.sandbox.streams import Recorder
 
 _STAGING_FOLDERS = ("/media", "/mnt", "/srv")  # one of them is covered, in a mount namespace of our own
 _READ_BYTES = 1 << 16
+_START_SECONDS = 30
 
 # As root we step down to an unprivileged uid before bwrap, and that uid may not reach what lies in a closed
 # home folder (the interpreter, bwrap itself). So root first binds those where it can, seen by this run alone.
@@ -98,8 +99,9 @@ class BubblewrapProcess:
             _drain(stderr, recorder.feed_stderr),
         )
 
-    async def end(self) -> None:
-        """Kill every process of the run, and return when they are gone."""
+    async def end(self, starting: asyncio.Future[None]) -> None:
+        """Kill every process of the run, once it has started or failed to; return when they are gone."""
+        await asyncio.wait({starting}, timeout=_START_SECONDS)
         if self._first_pid_fd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._first_pid_fd, signal.SIGKILL)

@@ -62,14 +62,16 @@ class BubblewrapSandbox:
         script = supervisor.script(request)
         recorder = Recorder(script.nonce, request.limits.output_bytes, len(request.collect))
         run = BubblewrapProcess(request, cgroups.create(request.limits) if self._use_cgroups else None)
+        # A bwrap killed while it starts can leave a child that waits for ever: let it start, then end it.
+        starting = asyncio.ensure_future(run.start(self._bwrap, script))
         try:
-            await run.start(self._bwrap, script)
+            await asyncio.shield(starting)
             hit = await watch.watch(run.pump(script, recorder), recorder, request.limits, run.meter)
             usage = run.meter.read() if run.meter else watch.Usage()
         except OSError as error:
             raise SandboxError(f"bubblewrap could not be started: {error}") from error
         finally:
-            await asyncio.shield(run.end())
+            await asyncio.shield(run.end(starting))
         return watch.result(request, recorder, hit, usage, run.exit_code)
 
 

@@ -64,7 +64,7 @@ class DockerSandbox:
     def __init__(self, client: docker.DockerClient, image: str) -> None:
         """Use `image`, best named by its id, so that no later build changes what runs."""
         self._client = client
-        self._image = image
+        self.image = image
         self._threads = ThreadPoolExecutor(_NUM_API_THREADS, thread_name_prefix="docker")
 
     async def run(self, request: SandboxRequest) -> SandboxResult:
@@ -96,7 +96,7 @@ class DockerSandbox:
         recorder = Recorder(script.nonce, request.limits.output_bytes, len(request.collect))
         run = _Run(self._call, self._client.api, f"loopwright-{uuid.uuid4().hex}")
         try:
-            stream = await run.start(request, script, self._image)
+            stream = await run.start(request, script, self.image)
             hit = await watch.watch(_pump(stream, script, recorder), recorder, request.limits, None)
             usage, exit_code = await run.state(ended=hit is None)
         finally:

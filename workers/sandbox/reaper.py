@@ -1,17 +1,21 @@
-"""Removes what sandboxes of dead processes left: containers, control groups, folders of broken-off builds."""
+"""Removes what sandboxes of dead processes left: containers, processes, control groups, folders of builds."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from pipeline.exceptions import EnvironmentBrokenError
 from workers.sandbox import cgroups, docker_sandbox
 from workers.sandbox.image import TEMPORARY_PREFIX
 from workers.sandbox.owner import Owner
+from workers.sandbox.supervisor import PROCESS_PREFIX
 
 _PING_SECONDS = 5
 
@@ -21,6 +25,7 @@ class Reaped:
     """How much was removed."""
 
     num_containers: int
+    num_processes: int
     num_cgroups: int
     num_folders: int
 
@@ -29,6 +34,7 @@ async def reap_orphans() -> Reaped:
     """Remove the leftovers of owners that are surely dead. Touches nothing of a living process."""
     return Reaped(
         num_containers=await _containers(),
+        num_processes=await asyncio.to_thread(_processes),
         num_cgroups=await cgroups.reap(),
         num_folders=await asyncio.to_thread(_folders),
     )
@@ -43,6 +49,19 @@ async def _containers() -> int:
         return await docker_sandbox.reap(client)
     finally:
         client.close()
+
+
+def _processes() -> int:
+    # bwrap dies with its owner, but for a moment while it starts: then a waiting child can be left.
+    num_killed = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            names = [word for word in process.cmdline() if word.startswith(PROCESS_PREFIX)]
+            owner = Owner.parse(names[0]) if names else None
+            if owner and owner.is_dead and process.status() != psutil.STATUS_ZOMBIE:
+                process.kill()
+                num_killed += 1
+    return num_killed
 
 
 def _folders() -> int:

@@ -18,7 +18,10 @@ KILL_FACTOR = 16  # a stream this many times longer than what is kept of it ends
 _SETUP_BYTES = 64 * 1024  # nothing but the start marker belongs before the start marker
 _REPORT_BYTES = 64 * 1024  # the report without its files
 _TAR_BLOCKS_BYTES = 16 * 1024  # headers and padding of one collected file
-_SECONDS = re.compile(rb"(\d+)m([\d.]+)s")
+# Bounded: a forged number must not become an exception or an infinity.
+_EXIT_CODE = re.compile(rb"(\d{1,3})\n")
+_SECONDS = re.compile(rb"\b(\d{1,6})m(\d{1,2}(?:\.\d{1,9})?)s\b")
+_PEAK = re.compile(rb"^(\d{1,15})$", re.MULTILINE)
 
 
 class OutputLimitExceeded(Exception):  # noqa: N818 - an outcome, not an error
@@ -121,8 +124,8 @@ class Recorder:
     @property
     def exit_code(self) -> int | None:
         """The command's exit code (128 + n for signal n); None when there is no report."""
-        first_line = bytes(self._report or b"").split(b"\n", 1)[0]
-        return int(first_line) if first_line.isdigit() else None
+        found = _EXIT_CODE.match(self._text())
+        return min(int(found[1]), 255) if found else None
 
     @property
     def cpu_seconds(self) -> float | None:
@@ -133,8 +136,8 @@ class Recorder:
     @property
     def peak_memory_bytes(self) -> int | None:
         """The peak as the cgroup seen from inside says; None where none is seen."""
-        peaks = [int(line) for line in self._text().split(b"\n")[1:] if line.isdigit()]
-        return max(peaks, default=None)
+        peaks = _PEAK.findall(self._text().partition(b"\n")[2])
+        return max(map(int, peaks), default=None)
 
     def files(self, names: Sequence[str], max_bytes: int) -> dict[str, bytes]:
         """Return the regular files among `names` that came back whole and within `max_bytes`."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline.core import SandboxRequest
 from pipeline.exceptions import InputError
+from workers.sandbox.owner import this_process
 
 WORKSPACE = "/workspace"
 RESULTS = "/results"
@@ -22,11 +23,12 @@ HOME = "/tmp/home"  # noqa: S108 - inside the sandbox
 
 SANDBOX_UID = 65532  # "nonroot": needs no entry in a password file
 HOSTNAME = "sandbox"
+PROCESS_PREFIX = "loopwright-supervisor-"  # of the argument that names a run's owner in the process list
 
 # Arguments: layer bytes, longest collected file, names to collect, the command. stdin begins with the marker.
 # GNU tar holds a hostile layer in /workspace by itself; a read-only root stands behind it.
 SUPERVISOR = r"""
-IFS= read -r nonce
+IFS= read -r nonce || exit 1
 layer_bytes=$1 file_bytes=$2 names=$3
 shift 3
 umask 022
@@ -93,7 +95,15 @@ def script(request: SandboxRequest) -> Script:
     layers = (*_generated(request), *request.layers)
     layer_bytes = sum(len(layer) for layer in layers)
     numbers = (str(layer_bytes), str(request.limits.output_bytes))
-    argv = ("/bin/sh", "-c", SUPERVISOR, "supervisor", *numbers, " ".join(request.collect), *request.argv)
+    argv = (
+        "/bin/sh",
+        "-c",
+        SUPERVISOR,
+        f"{PROCESS_PREFIX}{this_process()}",
+        *numbers,
+        " ".join(request.collect),
+        *request.argv,
+    )
     return Script(nonce=secrets.token_hex(16), argv=argv, layers=layers)
 
 

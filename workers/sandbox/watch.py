@@ -164,7 +164,7 @@ async def with_retries(attempt: Callable[[], Awaitable[SandboxResult]]) -> Sandb
     """Return the attempt's result; after three that broke, an INFRA_ERROR that says why."""
     retrying = AsyncRetrying(
         stop=stop_after_attempt(1 + NUM_RETRIES),
-        wait=wait_exponential_jitter(initial=0.2, max=2.0),
+        wait=wait_exponential_jitter(multiplier=0.2, max=2.0),
         retry=retry_if_exception_type(SandboxError),
         reraise=True,
     )

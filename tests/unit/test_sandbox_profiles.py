@@ -1,0 +1,211 @@
+"""The decisions that need no engine: what is asked of Docker and bwrap, what is refused, who owns what."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.core import Mount, SandboxLimits, SandboxRequest
+from pipeline.exceptions import EnvironmentBrokenError, InputError
+from workers.sandbox import bubblewrap_profile, docker_profile, seccomp, supervisor
+from workers.sandbox.mounts import requested
+from workers.sandbox.owner import Owner, this_process
+from workers.sandbox.selection import select_sandbox
+
+REQUEST = SandboxRequest(
+    argv=("pytest",),
+    env={"A": "1"},
+    limits=SandboxLimits(
+        wall_seconds=10, memory_bytes=100 << 20, num_pids=33, num_cpus=0.5, disk_bytes=9 << 20
+    ),
+    run_id="run-1",
+)
+
+
+def test_a_container_is_asked_for_with_every_restriction() -> None:
+    body = docker_profile.container(REQUEST, supervisor.script(REQUEST), "sha256:abc", deadline=1)
+    host = body["HostConfig"]
+    assert body["Image"] == "sha256:abc"
+    assert body["User"] == "65532:65532"
+    assert body["NetworkDisabled"] is True
+    assert body["Labels"]["io.loopwright.run"] == "run-1"
+    assert body["Labels"]["io.loopwright.owner"] == str(this_process())
+    assert body["Entrypoint"] == ["timeout", "-s", "KILL", "190"]  # ends even if nobody reaps it
+    assert (host["NetworkMode"], host["CapDrop"], host["Privileged"]) == ("none", ["ALL"], False)
+    assert host["SecurityOpt"] == ["no-new-privileges"]  # and so Docker's own seccomp profile
+    assert (host["ReadonlyRootfs"], host["Init"], host["IpcMode"]) == (True, True, "private")
+    assert host["Memory"] == host["MemorySwap"] == 100 << 20
+    assert (host["PidsLimit"], host["NanoCpus"]) == (33, 500_000_000)
+    assert set(host["Tmpfs"]) == {"/workspace", "/results", "/tmp"}
+    assert all(f"nosuid,nodev,size={9 << 20}" in options for options in host["Tmpfs"].values())
+    assert {"Name": "core", "Soft": 0, "Hard": 0} in host["Ulimits"]
+    assert host["LogConfig"]["Type"] == "none"
+    assert host["Mounts"] == []
+    assert "Devices" not in host
+    assert "Binds" not in host
+
+
+def test_bwrap_is_asked_for_every_namespace_and_sizes_for_every_tmpfs() -> None:
+    words = bubblewrap_profile.options(REQUEST, (), (), {})
+    assert {
+        "--unshare-all",
+        "--unshare-user",
+        "--disable-userns",
+        "--new-session",
+        "--die-with-parent",
+    } <= set(words)
+    assert "--share-net" not in words
+    assert words[words.index("--cap-drop") + 1] == "ALL"
+    places = [position for position, word in enumerate(words) if word == "--tmpfs"]
+    assert len(places) == 4
+    assert all(words[position - 2] == "--size" for position in places)
+    assert words.index("--clearenv") < words.index("--setenv")
+    assert words[-2:] == ["--chdir", "/workspace"]
+    assert not any(word == "--bind" for word in words)
+
+
+def test_the_network_is_shared_only_when_it_is_asked_for() -> None:
+    request = SandboxRequest(argv=("pip",), network=True)
+    assert "--share-net" in bubblewrap_profile.options(request, (), (), {})
+    body = docker_profile.container(request, supervisor.script(request), "image", deadline=1)
+    assert body["HostConfig"]["NetworkMode"] == "bridge"
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("/", "/opt/x"),  # the whole host
+        ("/root", "/opt/x"),
+        ("/etc", "/opt/x"),
+        ("/var/run", "/opt/x"),  # where engine sockets live
+        ("/no/such/folder", "/opt/x"),
+        ("relative", "/opt/x"),
+        ("{tmp}", "/"),
+        ("{tmp}", "/workspace"),  # the layers' place
+        ("{tmp}", "/usr/lib"),
+        ("{tmp}", "/opt/../usr"),
+        ("{tmp}", "opt/x"),
+    ],
+)
+def test_mounts_that_would_give_the_host_away_are_refused(tmp_path: Path, source: str, target: str) -> None:
+    mount = Mount(source=source.replace("{tmp}", str(tmp_path)), target=target)
+    with pytest.raises(InputError):
+        requested(SandboxRequest(argv=("true",), mounts=(mount,)))
+
+
+def test_outer_mounts_come_before_inner_ones(tmp_path: Path) -> None:
+    targets = ("/opt/a/b", "/opt/a", "/opt")
+    mounts = tuple(Mount(source=str(tmp_path), target=target) for target in targets)
+    found = requested(SandboxRequest(argv=("true",), mounts=mounts))
+    assert [mount.target for mount in found] == ["/opt", "/opt/a", "/opt/a/b"]
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "/etc/passwd", "-rf", "a b", "$(id)", "a\nb", "."])
+def test_only_plain_file_names_can_be_collected(name: str) -> None:
+    with pytest.raises(InputError):
+        supervisor.script(SandboxRequest(argv=("true",), collect=(name,)))
+
+
+def test_a_request_needs_a_command() -> None:
+    with pytest.raises(InputError):
+        supervisor.script(SandboxRequest(argv=()))
+
+
+def decide(program: bytes, architecture: int, number: int) -> int:
+    """Run a filter as the kernel does and return its verdict."""
+    data = struct.pack("=iI", number, architecture)
+    code = list(struct.iter_unpack("=HBBI", program))
+    accumulator = position = 0
+    while True:
+        operation, if_true, if_false, operand = code[position]
+        position += 1
+        if operation == 0x20:
+            accumulator = struct.unpack_from("=I", data, operand)[0]
+        elif operation == 0x06:
+            return operand
+        else:
+            holds = accumulator == operand if operation == 0x15 else accumulator >= operand
+            position += if_true if holds else if_false
+
+
+X86_64, AARCH64 = 0xC000003E, 0xC00000B7
+ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
+
+
+@pytest.mark.parametrize(
+    ("machine", "architecture", "number", "verdict"),
+    [
+        ("x86_64", X86_64, 0, ALLOW),  # read
+        ("x86_64", X86_64, 59, ALLOW),  # execve
+        ("x86_64", X86_64, 163, REFUSE),  # acct: the first of the list
+        ("x86_64", X86_64, 323, REFUSE),  # userfaultfd: the last
+        ("x86_64", X86_64, 272, REFUSE),  # unshare
+        ("x86_64", X86_64, 0x40000000, REFUSE),  # the x32 calls
+        ("x86_64", 0x40000003, 0, KILL),  # 32-bit calls
+        ("aarch64", AARCH64, 63, ALLOW),  # read
+        ("aarch64", AARCH64, 97, REFUSE),  # unshare
+        ("aarch64", X86_64, 63, KILL),
+    ],
+)
+def test_the_system_call_filter_decides(machine: str, architecture: int, number: int, verdict: int) -> None:
+    program = seccomp.compiled(machine)
+    assert program is not None
+    assert decide(program, architecture, number) == verdict
+
+
+def test_an_unknown_machine_has_no_filter() -> None:
+    assert seccomp.compiled("riscv64") is None
+
+
+def test_a_living_owner_is_not_dead() -> None:
+    mine = this_process()
+    assert Owner.parse(f"loopwright-{mine}-0123456789ab") == mine
+    assert not mine.is_dead
+
+
+def test_a_process_that_ended_is_dead_even_before_its_parent_noticed() -> None:
+    code = "from workers.sandbox.owner import this_process; print(this_process())"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        owner = Owner.parse(process.stdout.read())
+        assert owner is not None
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert owner.is_dead
+    assert owner.is_dead
+
+
+def test_a_pid_that_was_used_again_is_another_owner() -> None:
+    mine = this_process()
+    assert Owner(mine.boot, mine.pid_namespace, mine.pid, mine.start_ticks + 1).is_dead
+
+
+def test_owners_that_cannot_be_seen_from_here_are_never_taken_for_dead() -> None:
+    mine = this_process()
+    assert not Owner("00000000", mine.pid_namespace, mine.pid, 1).is_dead
+    assert not Owner(mine.boot, mine.pid_namespace + 1, mine.pid, 1).is_dead
+
+
+@pytest.fixture
+def _no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+
+
+@pytest.mark.usefixtures("_no_engine")
+async def test_docker_without_an_engine_is_an_error_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentBrokenError) as raised:
+        await select_sandbox("docker", home=tmp_path)
+    assert "bubblewrap" in raised.value.hint
+
+
+@pytest.mark.usefixtures("_no_engine")
+async def test_auto_without_an_engine_is_bubblewrap_and_says_why(tmp_path: Path) -> None:
+    said: list[str] = []
+    sandbox = await select_sandbox("auto", home=tmp_path, on_progress=said.append)
+    assert sandbox.name == "bubblewrap"
+    assert "no Docker engine answers" in said[-1]
