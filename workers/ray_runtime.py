@@ -7,8 +7,8 @@ import importlib.util
 import os
 import secrets
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.exceptions import EnvironmentBrokenError
@@ -16,6 +16,7 @@ from pipeline.exceptions import EnvironmentBrokenError
 NAMESPACE = "loopwright"
 _FOLDER_PREFIX = "loopwright-ray-"
 _OBJECT_STORE_BYTES = 128 << 20  # prompts and completions only
+_LISTENER_SECONDS = 10.0
 _LONGEST_SOCKET_ROOT = 40  # a Unix socket's path holds 107 bytes, of which Ray needs up to 65
 
 
@@ -34,7 +35,7 @@ def require_engine() -> None:
 
 
 def start_ray(state_folder: Path) -> Path:
-    """Start a Ray of this process's own and connect to it; Ray dies with this process, however it ends.
+    """Start a Ray of this process's own and connect to it; Ray dies with this thread, however it ends.
 
     Returns the folder of its sockets and logs, for `stop_ray`.
 
@@ -51,7 +52,7 @@ def start_ray(state_folder: Path) -> Path:
         "object_store_memory": _OBJECT_STORE_BYTES,
     }
     try:
-        _init("local", folder, arguments)
+        _init("local", arguments)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -64,11 +65,11 @@ def join_ray(address: str, state_folder: Path | None = None) -> None:
     Raises:
         EnvironmentBrokenError: no Ray answers at the address.
     """
+    _require_listener(address)
     if state_folder is not None:
         _stay_local()
         _use_own_token(state_folder)
-    with tempfile.TemporaryDirectory() as folder:
-        _init(address, Path(folder), {})
+    _init(address, {})
 
 
 def stop_ray(folder: Path | None) -> None:
@@ -90,42 +91,40 @@ def remove_stale_folders() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _init(address: str, neutral_folder: Path, arguments: dict[str, object]) -> None:
+def _require_listener(address: str) -> None:
+    """Find out at once, and not after minutes, that nothing listens there. "auto" is left to Ray."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_LISTENER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise EnvironmentBrokenError(
+            f"no Ray answers at {address}: {error}", hint="`ray status` on that machine shows its address."
+        ) from error
+
+
+def _init(address: str, arguments: dict[str, object]) -> None:
     _quiet()
     import ray
 
     try:
-        with _working_folder(neutral_folder):
-            ray.init(
-                address,
-                namespace=NAMESPACE,
-                log_to_driver=False,
-                configure_logging=False,
-                logging_level="ERROR",
-                **arguments,
-            )
+        ray.init(
+            address,
+            namespace=NAMESPACE,
+            # A "client job" does not put the current folder first on its workers' import path. That folder is
+            # often a repository to be repaired, and may hold a `workers` or `model` package of its own.
+            job_config=ray.job_config.JobConfig(_client_job=True),
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level="ERROR",
+            **arguments,
+        )
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         what = "Ray does not start" if address == "local" else f"no Ray answers at {address}"
         raise EnvironmentBrokenError(
             f"{what}: {error}", hint="`loopwright doctor` checks this machine."
         ) from error
-
-
-@contextlib.contextmanager
-def _working_folder(folder: Path) -> Iterator[None]:
-    """Work in a neutral folder: Ray puts the current one first on its workers' import path.
-
-    The current folder is often a repository to be repaired, and may hold a `workers` or `model` package.
-    """
-    try:
-        before = Path.cwd()
-    except FileNotFoundError:  # it was removed under us
-        before = Path("/")
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def _quiet() -> None:

@@ -1,4 +1,4 @@
-"""What is written down about the warm engine, for other commands to find it by."""
+"""What a keeper writes down about its engine, for other processes to find it by."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ _FILE = "engine.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmState:
-    """The warm engine, as its keeper last saw it."""
+    """An engine, as its keeper last saw it."""
 
     pid: int  # of the keeper, which owns the Ray
     process_started_at: float  # tells the keeper from a later process with its pid
     address: str  # of the Ray
+    actor_names: tuple[str, ...]
     engine_id: str
     model: str
     max_model_tokens: int
     max_recurrence_depth: int
-    idle_timeout_seconds: float
+    idle_timeout_seconds: float | None  # None: it lives as long as the run that started it
     phase: Phase
     message: str = ""  # why it failed
     hint: str = ""
@@ -45,8 +46,9 @@ def read(folder: Path) -> WarmState | None:
 def load(folder: Path) -> WarmState | None:
     """Return what was written last, whether or not its keeper still runs; None where it is unreadable."""
     try:
-        return WarmState(**json.loads((folder / _FILE).read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        values = json.loads((folder / _FILE).read_text("utf-8"))
+        return WarmState(**values | {"actor_names": tuple(values["actor_names"])})
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

