@@ -78,7 +78,7 @@ def tell(ending: Ending) -> None:
     status, reason = record.status.replace("_", " "), printable(record.reason)
     if ending.error is not None and ending.exit_code is not ExitCode.INTERRUPTED:
         report_error(ending.error, ending.folder.path)
-        reason = "" if record.status == "failed" else reason  # it has just been said
+        reason = "" if reason == describe(ending.error)[0] else reason  # it has just been said
     lines = [f"{status}: {reason}".removesuffix(": "), _cost(record)]
     if ending.report:
         lines.append(f"report: {ending.report}")

@@ -266,7 +266,11 @@ def _work(task: Task, settings: Settings, folder: RunFolder, wishes: _Wishes) ->
             with watched() as emit:
                 record = run_interruptibly(execute(task, settings, folder, emit, composed))
         except (Exception, KeyboardInterrupt) as exc:
-            error, record = exc, folder.load()
+            error = exc
+            try:
+                record = folder.load()
+            except InputError:  # not even a record could be written
+                raise exc from None
         return _ending(folder, record, error, wishes)
 
 

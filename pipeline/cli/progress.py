@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any
 
 from pipeline.telemetry import Action, Emit, Event
 from pipeline.text import duration, printable, size
@@ -41,7 +42,7 @@ def watched(console: Console | None = None) -> Iterator[Emit]:
 
     console = console or Console(stderr=True)
     if not console.is_terminal or console.is_dumb_terminal:
-        yield PlainProgress(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+        yield PlainProgress(partial(_print_line, console.file))
         return
     with _live_bars(console) as progress:
         yield LiveProgress(progress)
@@ -149,6 +150,11 @@ def _how_far(event: Event) -> str:
         return f"{size(done)} of {size(total)}" if total else size(done)
     numbers = f"{done:g} of {total:g}" if total else f"{done:g}"
     return f"{numbers} {unit or ''}".strip()
+
+
+def _print_line(stream: IO[str], line: str) -> None:
+    with suppress(OSError):  # a run outlives the reader of its progress
+        print(line, file=stream, flush=True)
 
 
 @contextmanager

@@ -97,21 +97,18 @@ def test_apply_changes_only_what_the_patch_touches_also_in_a_dirty_tree(repo):
     assert status_of(repo) == f" M {MODULE}\n?? notes.txt\n"
 
 
-def test_a_solved_run_is_applied_later_without_any_model(repo):
+def test_a_solved_run_is_applied_later_without_any_model_but_never_over_what_has_changed_since(repo):
     with serving(RIGHT) as server:
         assert fix(repo, server, "--run-id", "later").returncode == 0
-    done = loopwright("fix", "--resume", "later", "--apply")
-    assert done.returncode == 0, done.stderr
-    assert "return a + b" in (repo / MODULE).read_text()
 
-
-def test_a_patch_is_not_applied_to_a_file_that_has_changed_since(repo):
-    with serving(RIGHT) as server:
-        assert fix(repo, server, "--run-id", "changed").returncode == 0
     (repo / MODULE).write_text(SOURCE + "# mine\n")
-    done = loopwright("fix", "--resume", "changed", "--apply", "--json")
-    assert (done.returncode, json.loads(done.stdout)["applied"]) == (2, False)
+    refused = loopwright("fix", "--resume", "later", "--apply", "--json")
+    assert (refused.returncode, json.loads(refused.stdout)["applied"]) == (2, False)
     assert (repo / MODULE).read_text() == SOURCE + "# mine\n"
+
+    (repo / MODULE).write_text(SOURCE)
+    assert loopwright("fix", "--resume", "later", "--apply").returncode == 0
+    assert "return a + b" in (repo / MODULE).read_text()
 
 
 def test_a_model_that_answers_in_prose_ends_unsolved_with_a_report(repo, home):
@@ -144,8 +141,10 @@ def test_a_model_that_is_not_here_names_its_size_and_the_command_that_fetches_it
     assert not (home / "runs/absent").exists()
 
 
-def interrupted(number: int, repo: Path, server: ModelServer, run_id: str, is_time: Callable[[], bool]):
-    """Start a run, send the signal once it is time, and return its exit code, its stderr and what is left."""
+def stopped(
+    send: Callable[[int], None], repo: Path, server: ModelServer, run_id: str, is_time: Callable[[], bool]
+):
+    """Start a run, stop it once it is time, and return its exit code, its stderr and what is left running."""
     command = [*LOOPWRIGHT, "fix", repo, "--endpoint", server.url, "--rounds", "1", "--candidates", "2"]
     process = subprocess.Popen(
         [*map(str, command), "--run-id", run_id],
@@ -160,15 +159,23 @@ def interrupted(number: int, repo: Path, server: ModelServer, run_id: str, is_ti
         assert time.monotonic() < deadline, "it never came so far"
         time.sleep(0.02)
     children = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, number)
+    send(process.pid)
     _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode, stderr, [child for child in children if child.is_running()]
+
+
+def ctrl_c(pid: int) -> None:
+    os.killpg(pid, signal.SIGINT)  # as a terminal does: to the whole group
+
+
+def terminate(pid: int) -> None:
+    os.kill(pid, signal.SIGTERM)
 
 
 def test_ctrl_c_while_drafting_leaves_nothing_running_and_a_run_that_can_be_resumed(repo, home):
     with serving(RIGHT) as server:
         server.may_answer.clear()
-        code, stderr, left = interrupted(signal.SIGINT, repo, server, "drafting", server.was_asked.is_set)
+        code, stderr, left = stopped(ctrl_c, repo, server, "drafting", server.was_asked.is_set)
         assert (code, left) == (130, [])
         assert "loopwright fix --resume drafting" in stderr
         assert "Traceback" not in stderr
@@ -190,9 +197,17 @@ def test_sigterm_while_testing_ends_the_sandboxes_and_counts_as_an_interruption(
             record = home / "runs/testing/trajectory.json"
             return record.exists() and bool(RunFolder(record.parent).load().rounds[:1]) and _sandboxes() > 0
 
-        code, stderr, left = interrupted(signal.SIGTERM, repo, server, "testing", a_draft_is_being_tested)
+        code, stderr, left = stopped(terminate, repo, server, "testing", a_draft_is_being_tested)
     assert (code, left) == (130, [])
     assert "loopwright fix --resume testing" in stderr
+
+
+def test_ctrl_c_while_the_target_is_prepared_leaves_nothing_running(repo, home):
+    with serving(RIGHT) as server:
+        snapshot = home / "runs/preparing/snapshot.json"
+        code, stderr, left = stopped(ctrl_c, repo, server, "preparing", snapshot.exists)
+    assert (code, left, server.num_drafts) == (130, [], 0)
+    assert "loopwright fix --resume preparing" in stderr
 
 
 def _sandboxes() -> int:

@@ -91,3 +91,12 @@ def test_no_color_is_obeyed_on_a_terminal(monkeypatch):
         emit(event(Action.SOLVED, "solved"))
     assert "\x1b[32m" not in stream.getvalue()
     assert "\x1b[1;32m" not in stream.getvalue()
+
+
+def test_a_reader_of_the_progress_who_leaves_does_not_end_the_run():
+    class Gone(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+    with watched(Console(file=Gone())) as emit:
+        emit(event(Action.WARNING, "nobody reads this"))
