@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
 import torch
 from torch import nn
 from vllm.config import VllmConfig
@@ -38,9 +36,6 @@ class LoopedQwen2ForCausalLM(Qwen2ForCausalLM):
 
     A batch whose requests all have depth 1 takes the stock path, operation by operation.
     """
-
-    # A rank would loop over its own part of the window only, which is another function.
-    supports_pp: ClassVar[Literal[False]] = False
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         loop = checked_loop(vllm_config)
@@ -161,7 +156,8 @@ def checked_loop(vllm_config: VllmConfig) -> LoopConfig:
     if admission_class(loop) not in (vllm_config.model_config.logits_processors or []):
         raise EngineSetupError("nothing checks the depth of requests at admission", hint=_HINT)
     if vllm_config.parallel_config.pipeline_parallel_size > 1:
-        raise EngineSetupError("a loop cannot be split over pipeline ranks; use tensor parallelism")
+        # A rank would loop over its own part of the window only, which is another function.
+        raise EngineSetupError("a loop cannot be split over pipeline ranks", hint="Set them to 1.")
     if vllm_config.speculative_config is not None:
         raise EngineSetupError("speculative decoding does not know recurrence depths; turn it off")
     return loop

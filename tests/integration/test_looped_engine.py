@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,8 @@ from typing import Any
 import pytest
 
 from model.loop import LoopConfig
+from model.provision.checkpoints import open_checkpoint
+from model.provision.convert import convert
 from model.reference import ReferenceModel
 from model.testing import make_tiny_qwen2
 from tests.integration.looped_engine import (
@@ -152,6 +157,20 @@ def test_plain_loop_over_the_whole_stack_equals_the_reference(checkpoint: Path) 
         assert_follows(ReferenceModel(checkpoint, loop), asks, engine.ask(*asks))
 
 
+def test_int8_checkpoint_loops(checkpoint: Path, tmp_path: Path) -> None:
+    convert(open_checkpoint(checkpoint), tmp_path, "int8", lambda _: None)
+    plain = [Ask(prompt) for prompt in PROMPTS]
+    mixed = [Ask(prompt, depth) for prompt, depth in zip(PROMPTS, (1, 2, 3, 4), strict=True)]
+    for engine in running(tmp_path, None):
+        want = engine.ask(*plain)
+    for engine in running(tmp_path, LOOP):
+        assert engine.ask(*plain) == want
+        answers = engine.ask(*mixed)
+        assert_same(answers, engine.ask_alone(*mixed))
+        assert_same(answers[:1], want[:1])
+        assert all(answers[i].token_ids != want[i].token_ids for i in (1, 2, 3))
+
+
 @pytest.mark.parametrize("bad_depth", [0, 5, -1, True, 2.0, "2", None, [2], 1 << 40])
 def test_bad_depth_is_refused_while_a_batch_runs_and_the_batch_is_unharmed(
     looped: EngineProcess, bad_depth: object
@@ -182,3 +201,17 @@ def _refuse_in_the_middle(llm: Any, loop: LoopConfig, asks: list[Ask], bad_depth
         if not engine.has_unfinished_requests():
             break
     return [answer_of(outputs[str(i)]) for i in range(len(asks))], message
+
+
+def test_plugin_that_was_not_loaded_is_an_error_before_any_engine_starts() -> None:
+    code = "from model.vllm_plugin.serving import assert_registered; assert_registered()"
+    for plugins, exit_code in (("loopwright", 0), ("another", 1)):
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "VLLM_PLUGINS": plugins},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert result.returncode == exit_code, result.stderr
+    assert "EngineSetupError: vLLM does not know LoopedQwen2ForCausalLM" in result.stderr
