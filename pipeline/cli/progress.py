@@ -94,7 +94,7 @@ class LiveProgress:
 
     def _move(self, stage: str, event: Event) -> None:
         if stage not in self._bars:
-            self._bars[stage] = self._progress.add_task("", total=None, how_far="")
+            self._bars[stage] = self._progress.add_task(_what(event), total=None, how_far="")
         total = event.data.get("total") or None
         self._progress.update(
             self._bars[stage],
