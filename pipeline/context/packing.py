@@ -137,13 +137,15 @@ def _failing_tests(snapshot: Snapshot, evidence: Evidence) -> list[str]:
 
 
 def _enclosing(source: _Source, suspect: Suspect) -> str:
-    """Return the enclosing class up to its first method, and its __init__ unless that is the suspect."""
+    """Return the enclosing class up to its first method, without its docstring, and its __init__."""
     parent = source.named(suspect.qualname.rpartition(".")[0])
     if parent is None:
         return ""
     methods = [d for d in source.definitions if d.parent == parent.qualname]
     first = min((d.start_line for d in methods), default=parent.end_line + 1)
-    head = source.text(parent.start_line, first - 1).rstrip()
+    opening = source.text(parent.start_line, parent.body_line - 1)
+    attributes = source.text(max(parent.body_line, parent.doc_end_line + 1), first - 1)
+    head = f"{opening}\n{attributes}".rstrip()
     constructor = source.named(f"{parent.qualname}.__init__")
     if constructor is None or constructor.start_line == suspect.start_line:
         return head

@@ -26,6 +26,7 @@ class Definition:
     end_line: int
     def_line: int  # of the `def` or `class` keyword
     body_line: int  # where the body begins
+    doc_end_line: int = 0  # the last line of its docstring; 0 where it has none
 
     @property
     def name(self) -> str:
@@ -118,9 +119,16 @@ def _definition(path: str, node: tree_sitter.Node, scope: tuple[str, ...]) -> It
         end_line=outer.end_point[0] + 1,
         def_line=node.start_point[0] + 1,
         body_line=body.start_point[0] + 1,
+        doc_end_line=_doc_end_line(body),
     )
     if is_class:
         yield from _definitions(path, body, qualname)
+
+
+def _doc_end_line(body: tree_sitter.Node) -> int:
+    first = body.named_children[0] if body.named_children else None
+    is_string = first is not None and [child.type for child in first.children] == ["string"]
+    return first.end_point[0] + 1 if first is not None and is_string else 0
 
 
 def _statement(kind: Literal["import", "assignment"], node: tree_sitter.Node) -> Statement:

@@ -186,6 +186,8 @@ async def test_a_pack_holds_the_header_used_names_class_and_test(shapes: Snapsho
     assert bundle.imports == "import math"
     assert "def __init__" in bundle.enclosing
     assert "perimeter" not in bundle.enclosing
+    assert 'kind = "any"' in bundle.enclosing
+    assert "A shape." not in bundle.enclosing
     assert "def test_area" in bundle.failing_tests[0]
     assert bundle.failure == "E   assert 12 == 4"
     assert bundle.related[0].startswith("def helper")
