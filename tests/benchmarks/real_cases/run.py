@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, then print the table."""
     options = _options(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    tasks = build_cases(load_cases(only=options.only), options.out / "cases", Index.of_pip())
+    tasks = build_cases(load_cases(only=options.only), options.out / "cases", Index())
     results = options.out / "results.jsonl"
     _loopwright("up", *_model(options))
     try:
