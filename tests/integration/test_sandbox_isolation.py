@@ -72,9 +72,11 @@ async def test_calls_that_reach_for_the_kernel_are_refused(sandbox: Sandbox) -> 
 
 WRITES = r"""
 import json
-places = ["/x", "/usr/x", "/etc/passwd", "/bin/sh", "/dev/x", "/sys/x", "/var/x", "/home/x", "/root/x", "/opt/x",
-          "/run/x", "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/sysrq-trigger",
-          "/sys/fs/cgroup/memory/release_agent"]
+places = [
+    "/x", "/usr/x", "/etc/passwd", "/bin/sh", "/dev/x", "/sys/x", "/var/x", "/home/x", "/root/x", "/opt/x",
+    "/run/x", "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/sysrq-trigger",
+    "/sys/fs/cgroup/memory/release_agent",
+]
 written = []
 for place in places:
     try:
@@ -99,14 +101,7 @@ async def test_the_hosts_homes_and_files_are_invisible(sandbox: Sandbox, tmp_pat
     secret = tmp_path / "secret"
     secret.write_text("x")
     secret.chmod(0o644)
-    places = [
-        str(secret),
-        str(Path(__file__)),
-        str(Path.home() / ".ssh"),
-        "/etc/shadow",
-        "/dev/kmsg",
-        "/dev/mem",
-    ]
+    places = [str(secret), __file__, str(Path.home() / ".ssh"), "/etc/shadow", "/dev/kmsg", "/dev/mem"]
     sockets = ["/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock"]
     script = 'for place; do if [ -r "$place" ]; then echo "$place"; fi; done; hostname'
     result = await sandbox.run(shell(script, *places, *sockets))

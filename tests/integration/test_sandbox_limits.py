@@ -64,7 +64,7 @@ def _cgroups(owner: str) -> list[Path]:
 
 def _containers(client: docker.DockerClient, owner: str) -> list[str]:
     label = f"{docker_profile.OWNER_LABEL}={owner}"
-    return [found.name for found in client.containers.list(all=True, filters={"label": label})]
+    return [str(found.name) for found in client.containers.list(all=True, filters={"label": label})]
 
 
 async def test_timeout_kills_daemons_and_processes_that_trap_signals(sandbox: Sandbox) -> None:

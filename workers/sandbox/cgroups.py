@@ -21,6 +21,7 @@ from workers.sandbox.watch import Usage
 
 PREFIX = "loopwright-"
 _ROOT = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 _PERIOD_US = 100_000
 _NEEDED = ("memory", "pids")  # without these there is no point
 _V1_CONTROLLERS = (*_NEEDED, "cpu", "cpuacct")
@@ -51,16 +52,19 @@ class Cgroup:
             await _remove(folder)
 
 
-def parents() -> dict[str, Path]:
-    """Return the folders below which a group can be made, by controller; empty when there are none."""
+def parents(membership: Path = _MEMBERSHIP, root: Path = _ROOT) -> dict[str, Path]:
+    """Return the folders below which a group can be made, by controller; empty when there are none.
+
+    `membership` and `root` are where the kernel tells of groups.
+    """
     found: dict[str, Path] = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in membership.read_text().splitlines():
         _, controllers, own = line.split(":", 2)
         if controllers:
             names = [name for name in controllers.split(",") if name in _V1_CONTROLLERS]
-            found |= {name: _v1_parent(name, controllers, own) for name in names}
+            found |= {name: _v1_parent(root, name, controllers, own) for name in names}
         else:
-            folder = _ROOT / own.lstrip("/")
+            folder = root / own.lstrip("/")
             found[""] = folder if own == "/" else folder.parent
     version_1 = {name: folder for name, folder in found.items() if name and _usable(folder)}
     if all(name in version_1 for name in _NEEDED):
@@ -109,8 +113,8 @@ async def reap() -> int:
     return num_removed
 
 
-def _v1_parent(name: str, controllers: str, own: str) -> Path:
-    mount = _ROOT / name if (_ROOT / name).is_dir() else _ROOT / controllers
+def _v1_parent(root: Path, name: str, controllers: str, own: str) -> Path:
+    mount = root / name if (root / name).is_dir() else root / controllers
     nested = mount / own.lstrip("/")
     return nested if nested.is_dir() else mount  # a container sees its own group as the root
 

@@ -142,11 +142,12 @@ class _Run:
 
     async def state(self, *, ended: bool) -> tuple[watch.Usage, int | None]:
         """Return what the engine knows of the run; waits for the exit of one that has ended by itself."""
+        usage = watch.Usage()
         if ended:
             await self._call(self._api.wait, self._name, timeout=_API_TIMEOUT_SECONDS)
-            usage = watch.Usage()
         else:
-            usage = _usage(await self._call(self._api.stats, self._name, stream=False, one_shot=True))
+            with contextlib.suppress(SandboxError):  # only measured: no reason to do the run again
+                usage = _usage(await self._call(self._api.stats, self._name, stream=False, one_shot=True))
         state = (await self._call(self._api.inspect_container, self._name))["State"]
         usage = watch.Usage(usage.cpu_seconds, usage.peak_memory_bytes, bool(state["OOMKilled"]))
         return usage, state["ExitCode"] if ended else None

@@ -136,6 +136,7 @@ def _build(client: docker.DockerClient, tag: str, say: Progress) -> ImageRecord:
             raise SandboxError(f"the image {tag} could not be built: {event['error'].strip()}")
     image_id = str(client.images.get(tag).id)
     _smoke_test(client, image_id)
+    client.images.prune(filters={"dangling": True, "label": RECIPE_LABEL})  # what this build replaced
     say(f"built {tag}: {image_id}")
     return ImageRecord(tag, image_id, base, _recipe())
 
