@@ -84,7 +84,7 @@ class LedgerSandbox:
 
     async def run(self, request: SandboxRequest) -> SandboxResult:
         """Return the kept result, or run the request and keep what came of it."""
-        path = self._folder / f"sandbox-{_request_digest(request)}.json"
+        path = self._folder / f"sandbox-{request_digest(request)}.json"
         entry = _read(path, _SandboxEntry)
         if entry is not None:
             return entry.result
@@ -94,7 +94,8 @@ class LedgerSandbox:
         return result
 
 
-def _request_digest(request: SandboxRequest) -> str:
+def request_digest(request: SandboxRequest) -> str:
+    """Return a hash of everything that a run depends on; it names the run's entry."""
     # The layers are large and are hashed as they are; the rest is small and goes through JSON.
     layers = [hashlib.sha256(layer).hexdigest() for layer in request.layers]
     return _digest([layers, _plain(SandboxRequest, replace(request, layers=()))])

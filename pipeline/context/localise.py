@@ -136,6 +136,8 @@ def _test_sources(snapshot: Snapshot, failures: Iterable[TestCase]) -> list[str]
 
 def _query(snapshot: Snapshot, evidence: Evidence) -> str:
     messages = [case.message for case in evidence.failures]
+    # A command that reports no tests has only its output to speak for it.
+    messages += [case.details for case in evidence.failures if "::" not in case.test_id]
     return "\n".join([*_test_sources(snapshot, evidence.failures), *messages, evidence.statement])
 
 
