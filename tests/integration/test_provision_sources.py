@@ -1,4 +1,4 @@
-"""Real download clients against small local sources: pip with a folder of wheels, the hub client with a server."""
+"""Real download clients against small local sources: pip with a folder of wheels, the hub client."""
 
 from __future__ import annotations
 
