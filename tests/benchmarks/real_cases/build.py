@@ -2,11 +2,13 @@
 
 For each case: DIR/<case id>/repo, a git repository with one commit (the previous release with the next
 release's tests), and a line in DIR/tasks.jsonl that points there. What is there already is kept.
+`--verify` runs the tests on both releases, in a sandbox.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import shutil
 import subprocess
@@ -19,6 +21,7 @@ from pipeline.core import Task
 from pipeline.exceptions import EnvironmentBrokenError, InputError, LoopwrightError
 from tests.benchmarks.real_cases.case import load_cases, source_of
 from tests.benchmarks.real_cases.sdist import Index, unpack
+from tests.benchmarks.real_cases.verify import verify_cases
 
 # A fixed author and date, so that the same sources always make the same commit.
 _GIT_ENV = {
@@ -124,12 +127,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="where the repositories go")
     parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="these cases alone")
+    parser.add_argument("--verify", action="store_true", help="run the tests on both releases, in a sandbox")
     options = parser.parse_args(argv)
     try:
         tasks = load_cases(only=options.only)
         built = build_cases(tasks, options.out, Index())
         write_tasks(built, options.out / "tasks.jsonl")
         print(options.out / "tasks.jsonl")
+        if options.verify:
+            return 0 if asyncio.run(verify_cases(built, options.out / "environments")) else 1
     except LoopwrightError as exc:
         print(f"error: {exc}" + (f"\nhint: {exc.hint}" if exc.hint else ""), file=sys.stderr)
         return 4 if isinstance(exc, EnvironmentBrokenError) else 2
