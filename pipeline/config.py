@@ -53,21 +53,24 @@ class SandboxSection(_Section):
 class Rung(_Section):
     """One round of the escalation ladder."""
 
-    num_candidates: int = Field(default=8, ge=1)  # spread over the suspects
+    strategy: Literal["line", "definition"] = "definition"  # what an answer writes anew
+    num_candidates: int = Field(default=8, ge=1)  # spread over the suspects, and over their lines
     num_suspects: int = Field(default=1, ge=1)
     recurrence_depth: int = Field(default=1, ge=1)
     temperature: float = Field(default=0.8, ge=0)
-    greedy_first: bool = True  # the first candidate of each suspect is greedy
+    greedy_first: bool = True  # the first candidate of each prompt is greedy
     context: Literal["narrow", "wide"] = "narrow"  # wide adds callees and siblings
     feedback: bool = False  # show the best failing candidate and why it failed
 
 
 def _default_ladder() -> tuple[Rung, ...]:
+    # Lines before definitions: a small model copies a definition that it is to rewrite, and a line is cheap.
     # Samples before depth: samples run in parallel and the tests tell them apart; depth multiplies latency.
     return (
-        Rung(num_candidates=8, num_suspects=1),
-        Rung(num_candidates=16, num_suspects=3),
-        Rung(num_candidates=8, num_suspects=2, recurrence_depth=2, greedy_first=True),
+        Rung(strategy="line", num_candidates=48, num_suspects=1),
+        Rung(strategy="line", num_candidates=96, num_suspects=3),
+        Rung(num_candidates=8, num_suspects=2),
+        Rung(strategy="line", num_candidates=64, num_suspects=2, recurrence_depth=2),
         Rung(
             num_candidates=8,
             num_suspects=2,

@@ -1,7 +1,7 @@
-"""What is kept of every run: one folder with the task, the checkpoint, the ledger, the trajectory and the report.
+"""What is kept of every run: one folder with the task, checkpoint, ledger, trajectory and report.
 
-The trajectory (`trajectory.json`) is the full account: every prompt, completion, verdict, depth, token count and
-second. It is written after every node of the graph, so a killed run still has one.
+The trajectory (`trajectory.json`) is the full account: every prompt, completion, verdict, depth, token count
+and second. It is written after every node of the graph, so a killed run still has one.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class PromptRecord(_Record):
     suspect: Suspect
     prompt: Prompt
     num_tokens: int
+    span: tuple[int, int] | None = None  # lines of the definition that it asks for; None: all of it
 
 
 class RoundRecord(_Record):

@@ -11,7 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.core import ContextBundle, Message, Prompt
 from pipeline.draft.answer import definition_name
-from pipeline.draft.source import dedent
+from pipeline.draft.lines import Span, quoted_line
+from pipeline.draft.source import dedent, indentation
 from pipeline.draft.syntax import first_definition
 
 STOP = ("\n```",)  # a fence inside a docstring is indented, so it does not stop
@@ -32,8 +33,13 @@ def render_prompt(
     statement: str = "",
     kind: Literal["fix", "implement"] = "fix",
     feedback: Feedback | None = None,
+    span: Span | None = None,
 ) -> Prompt:
-    """Return the prompt for one suspect: a definition is written again, a module is edited in blocks."""
+    """Return the prompt for one suspect: a definition is written again, a module is edited in blocks.
+
+    With a `span` that statement of the definition alone is written again. Only the prefill says which one it
+    is: the prompts of all spans of a suspect share the rest.
+    """
     header = dedent(bundle.header).rstrip()
     # A header that does not parse may be the fault itself, so the model must be free to change it.
     writes_whole = bool(bundle.suspect.qualname)
@@ -44,7 +50,7 @@ def render_prompt(
         .render(
             statement=statement.strip()[:_MAX_STATEMENT_CHARS],
             kind=kind,
-            style="whole" if writes_whole else "blocks",
+            style="line" if span else "whole" if writes_whole else "blocks",
             noun=_noun(bundle),
             name=definition_name(bundle.suspect.qualname),
             path=bundle.suspect.path,
@@ -59,7 +65,13 @@ def render_prompt(
     )
     system = _templates().get_template("system.j2").render()
     messages = (Message("system", system.strip()), Message("user", user.strip()))
-    return Prompt(messages, prefill="```python\n" + header if header else "```python\n")
+    prefill = _line_prefill(bundle.definition, span) if span else f"```python\n{header}"
+    return Prompt(messages, prefill=prefill)
+
+
+def _line_prefill(definition: str, span: Span) -> str:
+    line = quoted_line(definition, span)
+    return f"This line is wrong:\n```python\n{line}\n```\nIt must be:\n```python\n{indentation(line)}"
 
 
 def _noun(bundle: ContextBundle) -> str:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from pipeline.core import Candidate, Completion, Prompt, Sampling
+from pipeline.core import Candidate, Completion, ContextBundle, Prompt, Sampling
 from pipeline.draft.apply import Refused, apply_answer
+from pipeline.draft.lines import quoted_line, replaced_line
 from pipeline.draft.prompt import STOP
 from pipeline.graph.routing import num_candidates, num_tokens
 from pipeline.graph.state import Progress
 from pipeline.graph.toolbox import Toolbox
 from pipeline.patch import unified_diff
-from pipeline.runs import CandidateRecord
+from pipeline.runs import CandidateRecord, PromptRecord
 from pipeline.telemetry import Action
 from pipeline.testrun import is_trusted
 
 _SEEDS_PER_ROUND = 1000  # so that no two rounds sample alike
 _SPARE_TOKENS = 128
+_SPARE_LINE_TOKENS = 48
 
 
 async def draft(tools: Toolbox, progress: Progress) -> None:
@@ -125,13 +127,23 @@ def _was_greedy(progress: Progress, prompt: Prompt) -> bool:
 
 
 async def _max_completion_tokens(tools: Toolbox, progress: Progress) -> int:
-    """Return the room for one answer: twice the longest definition, no more than the window leaves."""
+    """Return the room for one answer: twice the longest original, no more than the window leaves."""
     if not progress.bundles:
         return 1
-    sizes = await tools.count_texts([bundle.definition for bundle in progress.bundles])
+    originals = [_original(bundle, p) for bundle, p in _bundled_prompts(progress)]
+    sizes = await tools.count_texts(list(dict.fromkeys(originals)))
     info = await tools.info()
     room = info.max_model_tokens - max(p.num_tokens for p in progress.round.prompts)
-    return min(2 * max(sizes) + _SPARE_TOKENS, room)
+    writes_lines = all(p.span for p in progress.round.prompts)
+    return min(2 * max(sizes) + (_SPARE_LINE_TOKENS if writes_lines else _SPARE_TOKENS), room)
+
+
+def _bundled_prompts(progress: Progress) -> Iterator[tuple[ContextBundle, PromptRecord]]:
+    yield from zip(progress.bundles, progress.round.prompts, strict=True)
+
+
+def _original(bundle: ContextBundle, prompt: PromptRecord) -> str:
+    return quoted_line(bundle.definition, prompt.span) if prompt.span else bundle.definition
 
 
 def _allowance(tools: Toolbox, progress: Progress, max_tokens: int) -> int:
@@ -153,14 +165,13 @@ def _applied(tools: Toolbox, progress: Progress, entry: CandidateRecord, known: 
     if is_trusted(path):
         return replace(entry.candidate, refused=f"{path} belongs to the tests")
     base = tools.snapshot.read_bytes(path)
-    result = apply_answer(
-        base,
-        bundle,
-        progress.round.prompts[entry.prompt_number].prompt,
-        entry.completion.text,
-        truncated=entry.completion.finish_reason == "length",
-        test_names=_test_names(progress),
-    )
+    record = progress.round.prompts[entry.prompt_number]
+    prompt, answer = record.prompt, entry.completion.text
+    truncated = entry.completion.finish_reason == "length"
+    if record.span:
+        answer = replaced_line(bundle.definition, record.span, answer, truncated=truncated)
+        prompt, truncated = replace(prompt, prefill=""), False
+    result = apply_answer(base, bundle, prompt, answer, truncated=truncated, test_names=_test_names(progress))
     if isinstance(result, Refused):
         return replace(entry.candidate, refused=result.reason)
     if result.fingerprint in known:

@@ -9,6 +9,7 @@ from pipeline.context.failures import Evidence
 from pipeline.context.localise import localise as rank_suspects
 from pipeline.context.packing import pack as pack_suspect
 from pipeline.core import ContextBundle, GeneratorInfo, Prompt, Suspect
+from pipeline.draft.lines import Span, statement_spans
 from pipeline.draft.prompt import Feedback, render_prompt
 from pipeline.exceptions import LimitReachedError
 from pipeline.graph.state import Progress, suspect_key
@@ -33,23 +34,26 @@ async def localise(tools: Toolbox, progress: Progress) -> None:
 
 
 async def pack(tools: Toolbox, progress: Progress) -> None:
-    """Begin a round: choose its rung and suspects, and render one prompt for each."""
+    """Begin a round: choose its rung and suspects, and render the prompts: one each, or one for each line."""
     info = await tools.info()
     progress.record.model = info.model
     number = len(progress.record.rounds) + 1
     rung = _held_to_depth(tools, tools.settings.planner.ladder[number - 1], info)
     progress.record.rounds.append(RoundRecord(number=number, rung=rung))
     progress.bundles, progress.edits = [], {}
+    num_packed = 0
     for suspect in progress.record.suspects:
-        if len(progress.bundles) == rung.num_suspects:
+        if num_packed == rung.num_suspects:
             break
         try:
-            bundle, prompt, num_tokens = await _prompt(tools, progress, suspect, info)
+            bundle = await _bundle(tools, progress, suspect, info)
+            prompts = await _prompts(tools, progress, bundle, info)
         except LimitReachedError as exc:
             tools.say(Action.WARNING, f"{suspect.qualname} is skipped: {exc}")
             continue
-        progress.bundles.append(bundle)
-        progress.round.prompts.append(PromptRecord(suspect=suspect, prompt=prompt, num_tokens=num_tokens))
+        num_packed += 1
+        progress.bundles += [bundle] * len(prompts)
+        progress.round.prompts += prompts
 
 
 async def _coverage(tools: Toolbox, progress: Progress) -> dict[str, list[int]]:
@@ -65,19 +69,18 @@ async def _coverage(tools: Toolbox, progress: Progress) -> dict[str, list[int]]:
     return read_coverage(result, tools.paths)
 
 
-async def _prompt(
-    tools: Toolbox, progress: Progress, suspect: Suspect, info: GeneratorInfo
-) -> tuple[ContextBundle, Prompt, int]:
-    """Return what one prompt says, the prompt, and its number of tokens.
+async def _bundle(tools: Toolbox, progress: Progress, suspect: Suspect, info: GeneratorInfo) -> ContextBundle:
+    """Return what the prompts of a suspect say.
 
     Raises:
-        LimitReachedError: the definition does not fit the prompt, or the prompt the model's window.
+        LimitReachedError: the definition does not fit a prompt.
     """
-    feedback = _feedback(progress, suspect)
     frame = ContextBundle(suspect=suspect, definition="", header="")
-    [num_frame_tokens] = await tools.generator.count_tokens([_render(tools, frame, feedback)])
+    [num_frame_tokens] = await tools.generator.count_tokens(
+        [_render(tools, frame, _feedback(progress, suspect))]
+    )
     window = info.max_model_tokens - _MIN_COMPLETION_TOKENS
-    bundle = await pack_suspect(
+    return await pack_suspect(
         tools.snapshot,
         suspect,
         _evidence(tools, progress),
@@ -85,15 +88,45 @@ async def _prompt(
         max_tokens=min(tools.settings.planner.max_prompt_tokens, window) - num_frame_tokens,
         count_tokens=tools.count_texts,
     )
-    prompt = _render(tools, bundle, feedback)
-    [num_tokens] = await tools.generator.count_tokens([prompt])
-    if num_tokens > window:
-        raise LimitReachedError(f"its prompt has {num_tokens} tokens; the window has {info.max_model_tokens}")
-    return bundle, prompt, num_tokens
 
 
-def _render(tools: Toolbox, bundle: ContextBundle, feedback: Feedback | None) -> Prompt:
-    return render_prompt(bundle, statement=tools.task.statement, kind=tools.task.kind, feedback=feedback)
+async def _prompts(
+    tools: Toolbox, progress: Progress, bundle: ContextBundle, info: GeneratorInfo
+) -> list[PromptRecord]:
+    """Return the suspect's prompts: one for the definition, or one for each of its lines.
+
+    Raises:
+        LimitReachedError: one does not fit the model's window.
+    """
+    feedback = _feedback(progress, bundle.suspect)
+    spans = _line_spans(progress, bundle) or [None]
+    prompts = [_render(tools, bundle, feedback, span) for span in spans]
+    sizes = await tools.generator.count_tokens(prompts)
+    if max(sizes) > info.max_model_tokens - _MIN_COMPLETION_TOKENS:
+        raise LimitReachedError(f"its prompt has {max(sizes)} tokens; the window has {info.max_model_tokens}")
+    return [
+        PromptRecord(suspect=bundle.suspect, prompt=prompt, num_tokens=size, span=span)
+        for prompt, size, span in zip(prompts, sizes, spans, strict=True)
+    ]
+
+
+def _line_spans(progress: Progress, bundle: ContextBundle) -> list[Span | None]:
+    """Return the statements to ask for, at most the suspect's share of the round; none for a definition."""
+    rung, suspect = progress.round.rung, bundle.suspect
+    if rung.strategy == "definition" or not suspect.qualname:
+        return []
+    covered = progress.covered.get(suspect.path, [])
+    ran = [line - suspect.start_line + 1 for line in covered if line > suspect.start_line]
+    spans = statement_spans(bundle.definition, ran=[line for line in ran if line > 1])
+    return [*spans[: max(rung.num_candidates // rung.num_suspects, 1)]]
+
+
+def _render(
+    tools: Toolbox, bundle: ContextBundle, feedback: Feedback | None, span: Span | None = None
+) -> Prompt:
+    return render_prompt(
+        bundle, statement=tools.task.statement, kind=tools.task.kind, feedback=feedback, span=span
+    )
 
 
 def _feedback(progress: Progress, suspect: Suspect) -> Feedback | None:

@@ -1,0 +1,82 @@
+"""The line strategy: the model is told which statement of a definition is wrong, and writes that one anew.
+
+A small model that is asked for a whole definition mostly copies it. Asked for one statement, it has little to
+copy, an answer costs a dozen tokens, and all prompts of a suspect share their prefix in the engine's cache.
+Which statement is wrong need not be known: each is asked for, and the tests tell.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Iterator
+
+from pipeline.draft.source import dedent, indentation
+from pipeline.draft.syntax import first_definition
+
+Span = tuple[int, int]  # first and last line, from 1, within the definition
+
+
+def statement_spans(definition: str, *, ran: Collection[int] = ()) -> list[Span]:
+    """Return the lines of each statement; of a compound one those of its header. The docstring is none.
+
+    `ran`: the lines that failing tests ran; where given, a statement without any is left out. Text that does
+    not parse has no statements.
+    """
+    node = first_definition(dedent(definition))
+    if node is None:
+        return []
+    body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
+    spans = list(dict.fromkeys(_spans(body)))
+    return [(first, last) for first, last in spans if not ran or any(first <= line <= last for line in ran)]
+
+
+def quoted_line(definition: str, span: Span) -> str:
+    """Return the statement as the prompt quotes it, with its indentation."""
+    return "\n".join(dedent(definition).split("\n")[span[0] - 1 : span[1]])
+
+
+def replaced_line(definition: str, span: Span, answer: str, *, truncated: bool) -> str:
+    """Return the whole definition, dedented, with the answer in the place of the statement.
+
+    Of a truncated answer the first line counts: what was asked for stands there.
+    """
+    lines = dedent(definition).split("\n")
+    before, old, after = lines[: span[0] - 1], lines[span[0] - 1], lines[span[1] :]
+    new = answer.split("\n```")[0].rstrip().split("\n")
+    new = new[:1] if truncated else new
+    # The prompt ends with the indentation, so the first line may repeat it or go on behind it.
+    text = dedent("\n".join([indentation(old) + new[0], *new[1:]]))
+    shifted = [indentation(old) + line if line.strip() else line for line in text.split("\n")]
+    return "\n".join([*before, *_without_overlap(shifted, after), *after])
+
+
+def _spans(body: list[ast.stmt]) -> Iterator[Span]:
+    for node in body:
+        blocks = list(_blocks(node))
+        if not blocks:
+            yield node.lineno, node.end_lineno or node.lineno
+            continue
+        first = blocks[0][0].lineno
+        if not isinstance(node, ast.Try | ast.TryStar):  # `try:` says nothing that could be wrong
+            yield node.lineno, max(first - 1, node.lineno)
+        for block in blocks:
+            yield from _spans(block)
+
+
+def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
+    """Yield the statement lists of a compound statement, those of handlers and cases included."""
+    for _, value in ast.iter_fields(node):
+        if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
+            yield value
+        elif isinstance(value, list):
+            for part in value:
+                if isinstance(part, ast.excepthandler | ast.match_case):
+                    yield from _blocks(part)
+
+
+def _without_overlap(new: list[str], after: list[str]) -> list[str]:
+    """Drop the lines at the end of the answer that merely go on with the original."""
+    for length in range(min(len(new) - 1, len(after)), 0, -1):
+        if [line.strip() for line in new[-length:]] == [line.strip() for line in after[:length]]:
+            return new[:-length]
+    return new
