@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import os
 import shutil
-import tempfile
 import threading
 import uuid
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from workers.replica import RayReplica
 from workers.warm_state import WarmState
 
 _TOUCH_SECONDS = 30.0
-_FOLDER_PREFIX = "loopwright-engine-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +74,7 @@ def connect_or_start(settings: ClusterSettings, notify: Notify) -> RayGenerator:
     else:
         notify("starting the engine (usually about half a minute on a CPU)")
     with contextlib.ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
+        folder = ray_runtime.make_folder("engine")
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         keeper = Keeper(settings.keeper(folder, is_warm=False))
         stack.callback(keeper.stop)

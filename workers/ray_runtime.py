@@ -10,11 +10,12 @@ import shutil
 import socket
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from pipeline.exceptions import EnvironmentBrokenError
 
 NAMESPACE = "loopwright"
-_FOLDER_PREFIX = "loopwright-ray-"
+_FOLDER_PREFIX = "loopwright-"
 _OBJECT_STORE_BYTES = 128 << 20  # prompts and completions only
 _LISTENER_SECONDS = 10.0
 _LONGEST_SOCKET_ROOT = 40  # a Unix socket's path holds 107 bytes, of which Ray needs up to 65
@@ -42,8 +43,7 @@ def start_ray(state_folder: Path) -> Path:
     Raises:
         EnvironmentBrokenError: Ray does not start.
     """
-    remove_stale_folders()
-    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-", dir=_socket_root()))
+    folder = make_folder("ray")
     _stay_local()
     _use_own_token(state_folder)
     arguments = {
@@ -81,12 +81,19 @@ def stop_ray(folder: Path | None) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_stale_folders() -> None:
-    """Remove the folders of Rays whose process was killed before it could."""
+def make_folder(kind: Literal["ray", "engine"]) -> Path:
+    """Make a folder for as long as this process lives, and remove those of processes that were killed."""
+    root = _socket_root()
+    remove_stale_folders(root)
+    return Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{kind}-{os.getpid()}-", dir=root))
+
+
+def remove_stale_folders(root: Path) -> None:
+    """Remove the folders whose process is gone without having removed them."""
     import psutil
 
-    for folder in _socket_root().glob(f"{_FOLDER_PREFIX}*"):
-        owner = folder.name.removeprefix(_FOLDER_PREFIX).split("-")[0]
+    for folder in [*root.glob(f"{_FOLDER_PREFIX}ray-*-*"), *root.glob(f"{_FOLDER_PREFIX}engine-*-*")]:
+        owner = folder.name.removeprefix(_FOLDER_PREFIX).split("-")[1]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -49,11 +49,9 @@ def down(state_folder: Path) -> bool:
     """End the warm engine with its Ray and return whether there was one. Returns when no process is left."""
     state = warm_state.read(state_folder)
     if state is None:
-        ray_runtime.remove_stale_folders()
         return False
     stop_process(state.pid)
     warm_state.remove(state_folder)
-    ray_runtime.remove_stale_folders()
     return True
 
 

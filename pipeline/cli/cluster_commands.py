@@ -35,7 +35,7 @@ def up(
 ) -> None:
     """Start a warm engine that later commands reuse; it ends by itself when it is idle for long.
 
-    Give it the settings that `fix` will get: an engine serves one model with one window and one maximal depth.
+    Give it the settings that `fix` will get: an engine has one model, one window and one maximal depth.
     """
     from pipeline.cli.compose import cluster_settings
     from pipeline.cli.inputs import Flags, resolve_settings
@@ -104,13 +104,14 @@ def _account(values: dict[str, Any]) -> str:
     counters = values["counters"]
     left = values["idle_seconds_left"]
     speed = values["tokens_per_second"]
+    num_tokens, num_samples = counters.get("num_completion_tokens", 0), counters.get("num_requests", 0)
+    max_depth = values["max_recurrence_depth"]
     rows = {
         "model": values["model"],
-        "window": f"{values['max_model_tokens']} tokens, recurrence depth 1 to {values['max_recurrence_depth']}",
+        "window": f"{values['max_model_tokens']} tokens, recurrence depth 1 to {max_depth}",
         "health": f"{values['health']}, up for {duration(values['uptime_seconds'])}, process {values['pid']}",
         "queue": f"{counters.get('num_running', 0)} samples",
-        "drafted": f"{counters.get('num_completion_tokens', 0)} tokens in {counters.get('num_requests', 0)} samples"
-        + (f", {speed} a second" if speed else ""),
+        "drafted": f"{num_tokens} tokens in {num_samples} samples" + (f", {speed} a second" if speed else ""),
         "ends": "not while it works" if left is None else f"when idle for another {duration(left)}",
     }
     return "\n".join(f"{name:8} {value}" for name, value in rows.items())

@@ -103,5 +103,5 @@ def start_actor(settings: EngineSettings, *, name: str) -> Any:
         num_gpus=num_gpus,
         max_restarts=MAX_RESTARTS,
         max_task_retries=0,  # the generator retries what is unfinished, not whole batches
-        runtime_env={"env_vars": engine_environment(settings.num_threads, on_cpu=not num_gpus)},
+        runtime_env={"env_vars": engine_environment(settings, on_cpu=not num_gpus)},
     ).remote(settings)

