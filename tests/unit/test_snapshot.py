@@ -84,4 +84,6 @@ def test_tar_of_is_deterministic_and_sorted(tmp_path):
     stream = tar_of({"b.py": b"2", "a/c.py": b"1"})
     assert stream == tar_of({"a/c.py": b"1", "b.py": b"2"})
     assert list(members(stream)) == ["a/c.py", "b.py"]
-    assert all((info.mode, info.mtime, info.uid) == (0o644, 946_684_800, 0) for info in members(stream).values())
+    assert all(
+        (info.mode, info.mtime, info.uid) == (0o644, 946_684_800, 0) for info in members(stream).values()
+    )

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from filelock import AsyncFileLock
 from packaging.requirements import InvalidRequirement, Requirement
@@ -25,18 +26,41 @@ from pipeline.exceptions import InputError, PrepareError
 from pipeline.protocols import Sandbox
 from pipeline.runs import write_atomically
 from pipeline.snapshot import Snapshot
-from workers.environment import wheels as pip
 from workers.environment.install import ENVIRONMENT, PYTHON, Installer
 from workers.environment.interpreter import Interpreter, probe
 from workers.environment.requirements import ProjectRequirements, detect
+from workers.environment.wheels import ConflictError, NoWheelError, PipIndex
 
 _BUILDER_VERSION = "1"  # raise it when the same input would give another environment
 _OWN_REQUIREMENTS = ("pytest", "pytest-cov")  # what runs and watches the tests
-# A project without a build system is built by setuptools; hatchling and pdm ask for `editables` on their own.
-_BUILD_REQUIREMENTS = ("setuptools", "wheel", "editables")
+# A project that names no build system is built by setuptools: one that still has pkg_resources, which old
+# setup.py files import. Backends ask for `editables` without declaring it.
+_BUILD_REQUIREMENTS = ("setuptools<82", "wheel", "editables")
 _MAX_SOURCE_BUILDS = 20
 _MARKER = "prepared.json"
 _GENERATED = "generated.tar"
+
+
+class PackageIndex(Protocol):
+    """Where distributions come from; `PipIndex` says what each method promises."""
+
+    async def download_wheels(
+        self,
+        requirements: Sequence[str],
+        constraints: Sequence[str],
+        wheelhouse: Path,
+        *,
+        options: Sequence[str],
+        on_progress: Callable[[str], None],
+    ) -> None:
+        """Fill the wheelhouse."""
+        ...
+
+    async def download_source(
+        self, requirement: str, folder: Path, *, options: Sequence[str], on_progress: Callable[[str], None]
+    ) -> Path:
+        """Return a source archive in `folder`."""
+        ...
 
 
 class PythonEnvironmentBuilder:
@@ -52,6 +76,7 @@ class PythonEnvironmentBuilder:
         timeout_seconds: float = 900.0,
         extra_requirements: Sequence[str] = (),
         on_progress: Callable[[str], None] | None = None,
+        index: PackageIndex | None = None,
     ) -> None:
         """Keep environments under `cache_dir`; `image` is what the sandbox runs on, if it has images.
 
@@ -66,6 +91,7 @@ class PythonEnvironmentBuilder:
         self._python = python
         self._timeout_seconds = timeout_seconds
         self._extra_requirements = tuple(extra_requirements)
+        self._index: PackageIndex = index or PipIndex()
         self._report = on_progress or (lambda _line: None)
 
     async def prepare(self, tree: Path) -> PreparedEnvironment:
@@ -131,7 +157,7 @@ class PythonEnvironmentBuilder:
             timeout_seconds=self._timeout_seconds,
         )
         options = interpreter.pip_options()
-        fetch = _Fetcher(installer, options, found.constraints, self._report)
+        fetch = _Fetcher(self._index, installer, options, found.constraints, self._report)
         requirements = await self._fetch_all(fetch, found)
         self._report("installing the requirements")
         await installer.install(requirements)
@@ -178,11 +204,13 @@ class _Fetcher:
 
     def __init__(
         self,
+        index: PackageIndex,
         installer: Installer,
         options: Sequence[str],
         constraints: Sequence[str],
         report: Callable[[str], None],
     ) -> None:
+        self._index = index
         self._installer = installer
         self._options = options
         self._constraints = constraints
@@ -199,22 +227,22 @@ class _Fetcher:
             try:
                 await self._download(requirements, self._constraints)
                 return
-            except pip.NoWheelError as exc:
+            except NoWheelError as exc:
                 await self._build(exc)
         raise PrepareError(f"more than {_MAX_SOURCE_BUILDS} requirements have no wheel")
 
     async def build_requirements(self, requirements: Sequence[str]) -> None:
         """Download what builds a project, as far as it can be had: an installation can do without."""
-        for wanted in ((*_BUILD_REQUIREMENTS, *requirements), _BUILD_REQUIREMENTS):
+        await self._download(_BUILD_REQUIREMENTS, ())
+        if requirements:
             try:
-                await self._download(wanted, ())
-                return
-            except (pip.NoWheelError, pip.ConflictError) as exc:
+                await self._download(requirements, ())
+            except (NoWheelError, ConflictError) as exc:
                 self._report(f"warning: what builds the project cannot be had: {exc}")
 
     async def _download(self, requirements: Sequence[str], constraints: Sequence[str]) -> None:
         self._report(f"downloading wheels for {len(requirements)} requirements")
-        await pip.download_wheels(
+        await self._index.download_wheels(
             requirements,
             constraints,
             self._installer.wheelhouse,
@@ -222,7 +250,7 @@ class _Fetcher:
             on_progress=self._report,
         )
 
-    async def _build(self, missing: pip.NoWheelError) -> None:
+    async def _build(self, missing: NoWheelError) -> None:
         try:
             name = canonicalize_name(Requirement(missing.requirement).name)
         except InvalidRequirement:
@@ -230,7 +258,7 @@ class _Fetcher:
         if name in self._built:
             raise missing
         self._built.add(name)
-        archive = await pip.download_source(
+        archive = await self._index.download_source(
             missing.requirement, self._installer.sources, options=self._options, on_progress=self._report
         )
         self._report(f"building {archive.name} in the sandbox, without network")

@@ -35,7 +35,7 @@ _BUILD_WHEEL = f"""
 set -e
 "$1" -m venv /tmp/builder
 /tmp/builder/bin/python -m pip --disable-pip-version-check --no-input wheel {_FROM_WHEELHOUSE} \
-  --no-deps --wheel-dir {_BUILT} "$2"
+  --use-pep517 --no-deps --wheel-dir {_BUILT} "$2"
 """
 # Builds leave files in the tree that later runs need: a generated version module, compiled modules, metadata.
 # Unpacked files are old, so what is newer than the stamp was made by the build.

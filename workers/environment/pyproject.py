@@ -20,7 +20,7 @@ def read(declared: Declared) -> None:
         return
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
         declared.warnings.append(f"{_PATH} cannot be read: {exc}")
         return
     build = _table(document, "build-system")

@@ -91,7 +91,7 @@ def _read_setup_py(declared: Declared) -> None:
     declared.is_installable = True
     try:
         arguments = setup_arguments(text)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         declared.warnings.append("setup.py cannot be parsed; its requirements are unknown")
         return
     declared.name = declared.name or _string(arguments.get("name"))

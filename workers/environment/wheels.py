@@ -34,7 +34,8 @@ sys.addaudithook(hook)
 sys.argv[0] = "pip"
 runpy.run_module("pip", run_name="__main__", alter_sys=True)
 """
-_SOURCE_ARCHIVES = ("*.tar.gz", "*.zip", "*.tar.bz2", "*.tar.xz", "*.tgz")
+_SOURCE_SUFFIXES = (".tar.gz", ".zip", ".tar.bz2", ".tar.xz", ".tgz")
+_USED_IN_PLACE = re.compile(r"^Processing (/.+?)\s*$", re.MULTILINE)
 _TAIL_LINES = 12
 _NO_NETWORK = re.compile(
     r"Failed to establish a new connection|Temporary failure in name resolution|Name or service not known"
@@ -62,64 +63,72 @@ class ConflictError(PrepareError):
     """The requirements exclude one another."""
 
 
-async def download_wheels(
-    requirements: Sequence[str],
-    constraints: Sequence[str],
-    wheelhouse: Path,
-    *,
-    options: Sequence[str],
-    on_progress: Callable[[str], None],
-) -> None:
-    """Fill the wheelhouse with wheels for all requirements and what these require.
+class PipIndex:
+    """The package index as the user's pip is configured to see it."""
 
-    Raises:
-        NoWheelError, ConflictError: so that the caller can build the one, or give up the other.
-        PrepareError: no network, full disk, or a requirement that can only be built.
-    """
-    with _scratch(wheelhouse.parent) as name:
-        scratch = Path(name)
-        (scratch / "requirements.txt").write_text("\n".join(requirements) + "\n")
-        (scratch / "constraints.txt").write_text("\n".join(constraints) + "\n")
-        files = ("-r", str(scratch / "requirements.txt"), "-c", str(scratch / "constraints.txt"))
-        wheels_only = ("--only-binary=:all:", "--find-links", str(wheelhouse), "--dest", str(wheelhouse))
-        code, output = await _run_pip((*wheels_only, *files, *options), scratch, on_progress)
-        if code == _STOPPED_AT_BUILD:
-            archive = _archive_in(scratch).name
-            raise PrepareError(f"a requirement points to {archive} by its URL, which would have to be built")
-        if code != 0:
-            raise _failure(output)
+    async def download_wheels(
+        self,
+        requirements: Sequence[str],
+        constraints: Sequence[str],
+        wheelhouse: Path,
+        *,
+        options: Sequence[str],
+        on_progress: Callable[[str], None],
+    ) -> None:
+        """Fill the wheelhouse with wheels for all requirements and what these require.
 
+        Raises:
+            NoWheelError, ConflictError: so that the caller can build the one, or give up the other.
+            PrepareError: no network, full disk, or a requirement that can only be built.
+        """
+        with _scratch(wheelhouse.parent) as name:
+            scratch = Path(name)
+            (scratch / "requirements.txt").write_text("\n".join(requirements) + "\n")
+            (scratch / "constraints.txt").write_text("\n".join(constraints) + "\n")
+            files = ("-r", str(scratch / "requirements.txt"), "-c", str(scratch / "constraints.txt"))
+            wheels_only = ("--only-binary=:all:", "--find-links", str(wheelhouse), "--dest", str(wheelhouse))
+            code, output = await _run_pip((*wheels_only, *files, *options), scratch, on_progress)
+            if code == _STOPPED_AT_BUILD:
+                archive = _archive_in(scratch, output).name
+                raise PrepareError(
+                    f"a requirement points to {archive} by its URL, which would have to be built"
+                )
+            if code != 0:
+                raise _failure(output)
 
-async def download_source(
-    requirement: str,
-    folder: Path,
-    *,
-    options: Sequence[str],
-    on_progress: Callable[[str], None],
-) -> Path:
-    """Download the source archive that best matches the requirement into `folder`, unopened, and return it.
+    async def download_source(
+        self,
+        requirement: str,
+        folder: Path,
+        *,
+        options: Sequence[str],
+        on_progress: Callable[[str], None],
+    ) -> Path:
+        """Download the source archive that best matches the requirement into `folder`, unopened; return it.
 
-    Raises:
-        NoWheelError, PrepareError: there is none either.
-    """
-    with _scratch(folder.parent) as name:
-        scratch = Path(name)
-        source_only = ("--no-deps", "--no-binary=:all:", "--dest", str(scratch))
-        code, output = await _run_pip((*source_only, *options, requirement), scratch, on_progress)
-        if code not in (0, _STOPPED_AT_BUILD):
-            raise _failure(output)
-        archive = _archive_in(scratch)
-        return Path(shutil.move(archive, folder / archive.name))
+        Raises:
+            NoWheelError, PrepareError: there is none either.
+        """
+        with _scratch(folder.parent) as name:
+            scratch = Path(name)
+            source_only = ("--no-deps", "--no-binary=:all:", "--dest", str(scratch))
+            code, output = await _run_pip((*source_only, *options, requirement), scratch, on_progress)
+            if code not in (0, _STOPPED_AT_BUILD):
+                raise _failure(output)
+            archive = _archive_in(scratch, output)
+            return Path(shutil.copyfile(archive, folder / archive.name))
 
 
 def _scratch(parent: Path) -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix=".pip-", dir=parent)
 
 
-def _archive_in(scratch: Path) -> Path:
-    found = [path for pattern in _SOURCE_ARCHIVES for path in scratch.rglob(pattern)]
+def _archive_in(scratch: Path, output: str) -> Path:
+    """Return the archive that pip was about to build: downloaded, or used in place from a local folder."""
+    found = [path for suffix in _SOURCE_SUFFIXES for path in scratch.rglob(f"*{suffix}")]
+    found += [Path(path) for path in _USED_IN_PLACE.findall(output) if path.endswith(_SOURCE_SUFFIXES)]
     if not found:
-        raise PrepareError("pip wanted to build something that it had not downloaded as an archive")
+        raise PrepareError(f"pip wanted to build something that is no archive:\n{tail(output)}")
     return max(found, key=lambda path: path.stat().st_mtime_ns)
 
 
