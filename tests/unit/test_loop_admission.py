@@ -1,4 +1,4 @@
-"""Requests and engine settings that would run the loop wrongly are refused, in words, before anything runs."""
+"""Requests and engine settings that would run the loop wrongly are refused in words, before anything runs."""
 
 from __future__ import annotations
 
