@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from pathlib import Path
 
@@ -20,7 +21,13 @@ def explained(exc: OSError, folder: Path) -> LoopwrightError:
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return EnvironmentBrokenError(f"the disk is full: {folder}", hint="free some space there")
     if isinstance(exc, FileExistsError):
-        return InputError(f"the repository holds two files of one name: {exc.filename2 or exc.filename!r}")
+        return InputError(
+            f"the repository holds two files of one name: {_name(exc.filename2 or exc.filename)}"
+        )
     if isinstance(exc, PermissionError):
-        return InputError(f"{exc.filename} cannot be read or written", hint="check its permissions")
+        return InputError(f"{_name(exc.filename)} cannot be read or written", hint="check its permissions")
     return EnvironmentBrokenError(f"files under {folder} cannot be read or written: {exc}")
+
+
+def _name(filename: str | bytes | None) -> str:
+    return os.fsdecode(filename or "a file")

@@ -1,13 +1,16 @@
 """What a user relies on when a repository is exported: every byte, and no foreign program runs."""
 
+import errno
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from pipeline.exceptions import InputError
+from pipeline.exceptions import EnvironmentBrokenError, InputError
 from pipeline.workspace import export_snapshot, load_snapshot
+from pipeline.workspace.problems import explained
 
 
 def git(cwd: Path, *args: str, stdin: bytes = b"") -> str:
@@ -448,3 +451,30 @@ def test_git_variables_of_the_caller_do_not_leak_in(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(other / value))
     snapshot = export(repo, tmp_path)
     assert snapshot.paths == ("a.py",)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a repository to another user")
+def test_repository_of_another_user_is_exported(tmp_path):
+    repo = make_repository(tmp_path / "repo", {"a.py": b"1\n"})
+    for path in (repo, *repo.rglob("*")):
+        os.chown(path, 12345, 12345)
+    with pytest.raises(
+        subprocess.CalledProcessError
+    ):  # git itself refuses: its configuration might be hostile
+        git(repo, "status")
+    assert contents(export(repo, tmp_path)) == {"a.py": b"1\n"}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "said"),
+    [
+        (errno.ENOSPC, EnvironmentBrokenError, "disk is full"),
+        (errno.EDQUOT, EnvironmentBrokenError, "disk is full"),
+        (errno.EACCES, InputError, r"^a\.py cannot be read"),
+        (errno.EIO, EnvironmentBrokenError, "cannot be read or written"),
+    ],
+)
+def test_failures_of_the_system_say_what_to_do(code, kind, said):
+    error = explained(OSError(code, os.strerror(code), b"a.py"), Path("/x"))
+    assert type(error) is kind
+    assert re.search(said, str(error))
