@@ -14,53 +14,26 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from filelock import AsyncFileLock
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.utils import canonicalize_name
 
 from pipeline.core import Mount, PreparedEnvironment
 from pipeline.exceptions import InputError, PrepareError
 from pipeline.protocols import Sandbox
 from pipeline.runs import write_atomically
 from pipeline.snapshot import Snapshot
+from workers.environment.fetch import Fetcher, PackageIndex
 from workers.environment.install import ENVIRONMENT, PYTHON, Installer
 from workers.environment.interpreter import Interpreter, probe
 from workers.environment.requirements import ProjectRequirements, detect
-from workers.environment.wheels import ConflictError, NoWheelError, PipIndex
+from workers.environment.wheels import PipIndex
 
 _BUILDER_VERSION = "1"  # raise it when the same input would give another environment
 _OWN_REQUIREMENTS = ("pytest", "pytest-cov")  # what runs and watches the tests
-# A project that names no build system is built by setuptools: one that still has pkg_resources, which old
-# setup.py files import. Backends ask for `editables` without declaring it.
-_BUILD_REQUIREMENTS = ("setuptools<82", "wheel", "editables")
-_MAX_SOURCE_BUILDS = 20
 _MARKER = "prepared.json"
 _GENERATED = "generated.tar"
-
-
-class PackageIndex(Protocol):
-    """Where distributions come from; `PipIndex` says what each method promises."""
-
-    async def download_wheels(
-        self,
-        requirements: Sequence[str],
-        constraints: Sequence[str],
-        wheelhouse: Path,
-        *,
-        options: Sequence[str],
-        on_progress: Callable[[str], None],
-    ) -> None:
-        """Fill the wheelhouse."""
-        ...
-
-    async def download_source(
-        self, requirement: str, folder: Path, *, options: Sequence[str], on_progress: Callable[[str], None]
-    ) -> Path:
-        """Return a source archive in `folder`."""
-        ...
 
 
 class PythonEnvironmentBuilder:
@@ -157,7 +130,7 @@ class PythonEnvironmentBuilder:
             timeout_seconds=self._timeout_seconds,
         )
         options = interpreter.pip_options()
-        fetch = _Fetcher(self._index, installer, options, found.constraints, self._report)
+        fetch = Fetcher(self._index, installer, options, found.constraints, self._report)
         requirements = await self._fetch_all(fetch, found)
         self._report("installing the requirements")
         await installer.install(requirements)
@@ -169,7 +142,7 @@ class PythonEnvironmentBuilder:
         facts = {"python_path": runs_from, "requirements": requirements}
         write_atomically(partial / _MARKER, json.dumps(facts, indent=1).encode())
 
-    async def _fetch_all(self, fetch: _Fetcher, found: ProjectRequirements) -> tuple[str, ...]:
+    async def _fetch_all(self, fetch: Fetcher, found: ProjectRequirements) -> tuple[str, ...]:
         """Download everything; give up the development tier if it is what cannot be had."""
         needed = (*found.runtime, *found.test, *_OWN_REQUIREMENTS, *self._extra_requirements)
         if found.is_installable:
@@ -197,73 +170,6 @@ class PythonEnvironmentBuilder:
         except PrepareError as exc:
             self._report(f"warning: {exc}\nits sources are put on the path instead")
             return b"", fallback
-
-
-class _Fetcher:
-    """Downloads into an installer's wheelhouse, building from source what has no wheel."""
-
-    def __init__(
-        self,
-        index: PackageIndex,
-        installer: Installer,
-        options: Sequence[str],
-        constraints: Sequence[str],
-        report: Callable[[str], None],
-    ) -> None:
-        self._index = index
-        self._installer = installer
-        self._options = options
-        self._constraints = constraints
-        self._report = report
-        self._built: set[str] = set()
-
-    async def wheels(self, requirements: Sequence[str]) -> None:
-        """Download wheels for the requirements.
-
-        Raises:
-            PrepareError: some requirement cannot be had; the message names it.
-        """
-        for _ in range(_MAX_SOURCE_BUILDS):
-            try:
-                await self._download(requirements, self._constraints)
-                return
-            except NoWheelError as exc:
-                await self._build(exc)
-        raise PrepareError(f"more than {_MAX_SOURCE_BUILDS} requirements have no wheel")
-
-    async def build_requirements(self, requirements: Sequence[str]) -> None:
-        """Download what builds a project, as far as it can be had: an installation can do without."""
-        await self._download(_BUILD_REQUIREMENTS, ())
-        if requirements:
-            try:
-                await self._download(requirements, ())
-            except (NoWheelError, ConflictError) as exc:
-                self._report(f"warning: what builds the project cannot be had: {exc}")
-
-    async def _download(self, requirements: Sequence[str], constraints: Sequence[str]) -> None:
-        self._report(f"downloading wheels for {len(requirements)} requirements")
-        await self._index.download_wheels(
-            requirements,
-            constraints,
-            self._installer.wheelhouse,
-            options=self._options,
-            on_progress=self._report,
-        )
-
-    async def _build(self, missing: NoWheelError) -> None:
-        try:
-            name = canonicalize_name(Requirement(missing.requirement).name)
-        except InvalidRequirement:
-            raise missing from None
-        if name in self._built:
-            raise missing
-        self._built.add(name)
-        archive = await self._index.download_source(
-            missing.requirement, self._installer.sources, options=self._options, on_progress=self._report
-        )
-        self._report(f"building {archive.name} in the sandbox, without network")
-        await self._download(_BUILD_REQUIREMENTS, ())
-        await self._installer.build_wheel(archive)
 
 
 def _check_extra(line: str) -> None:
