@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import tarfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import psutil
@@ -59,19 +60,18 @@ def token() -> str:
 
 def processes(word: str) -> list[psutil.Process]:
     """Return the host's processes that have the word as an argument of their own."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if word in process.cmdline():
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    return [process for process, words in _running() if word in words]
 
 
 def commands(word: str) -> list[psutil.Process]:
     """Return those that are a run's own Python command, and not what starts it."""
-    return [process for process in processes(word) if process.cmdline()[:1] == ["python3"]]
+    return [process for process, words in _running() if word in words and words[0] == "python3"]
+
+
+def _running() -> Iterator[tuple[psutil.Process, list[str]]]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it may end at any moment
+            yield process, process.cmdline()
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -105,12 +105,18 @@ def _set_limits(folders: dict[str, Path], limits: SandboxLimits) -> None:
 async def reap() -> int:
     """Remove the groups of dead owners; return how many."""
     num_removed = 0
-    for parent in set(parents().values()):
-        for folder in parent.glob(f"{PREFIX}*"):
-            owner = Owner.parse(folder.name)
-            if owner and owner.is_dead:
-                num_removed += await _remove(folder)
+    for folder in await asyncio.to_thread(_all_groups):
+        owner = Owner.parse(folder.name)
+        if owner and owner.is_dead:
+            num_removed += await _remove(folder)
     return num_removed
+
+
+def _all_groups() -> list[Path]:
+    # Everywhere: the dead owner may have been in another group than ours, such as another login session's.
+    return [
+        Path(folder, name) for folder, names, _ in os.walk(_ROOT) for name in names if name.startswith(PREFIX)
+    ]
 
 
 def _v1_parent(root: Path, name: str, controllers: str, own: str) -> Path:
