@@ -25,6 +25,8 @@ from pipeline.protocols import EnvironmentBuilder, Generator, Sandbox
 from pipeline.runs import RunFolder, RunRecord, RunStatus
 from pipeline.telemetry import Emit, discard
 
+_FINISHED: tuple[RunStatus, ...] = ("solved", "unsolved")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dependencies:
@@ -51,7 +53,10 @@ async def run_task(task: Task, folder: RunFolder, deps: Dependencies) -> RunReco
     with _only_process(folder):
         record = _record_of(task, folder, deps.settings)
         try:
-            return await _walk(record, _tools(task, folder, deps))
+            if record.status not in _FINISHED or record.finished_at is None:
+                record = await _walk(record, _tools(task, folder, deps))
+            _drop_checkpoint(folder)
+            return record
         except NothingToRepairError as exc:
             _save_end(folder, "nothing_to_repair", str(exc))
             raise
@@ -80,8 +85,6 @@ async def _walk(record: RunRecord, tools: Toolbox) -> RunRecord:
     async with AsyncSqliteSaver.from_conn_string(str(tools.folder.checkpoint_path)) as saver:
         graph = build_graph(tools).compile(checkpointer=saver)
         kept = await graph.aget_state(config)
-        if kept.values and not kept.next:
-            return load(kept.values).record
         if kept.values:
             _require_snapshot(load(kept.values).record, tools)
         fresh = record.model_copy(update={"status": "running", "reason": ""})
@@ -138,6 +141,12 @@ def _require_snapshot(record: RunRecord, tools: Toolbox) -> None:
         raise InputError(
             f"the snapshot of run {tools.folder.run_id} was changed", hint="start a new run of the task"
         )
+
+
+def _drop_checkpoint(folder: RunFolder) -> None:
+    """Remove the checkpoint of a finished run: the trajectory tells all of it, in a fraction of the space."""
+    for path in folder.path.glob(f"{folder.checkpoint_path.name}*"):
+        path.unlink(missing_ok=True)
 
 
 def _save_end(folder: RunFolder, status: RunStatus, reason: str) -> None:

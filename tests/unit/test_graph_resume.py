@@ -174,6 +174,7 @@ async def test_a_cancelled_run_is_saved_as_interrupted_and_resumes(tmp_path, rep
 async def test_a_finished_run_is_returned_without_any_work(tmp_path, repo):
     edges, folder = Edges(ScriptedGenerator(reply=[RIGHT])), RunFolder(tmp_path / "run")
     record = await run_task(make_task(repo), folder, edges.dependencies(tmp_path))
+    assert not folder.checkpoint_path.exists()  # it would only take space
     num_requests = len(edges.sandbox.requests)
     assert await run_task(make_task(repo), folder, edges.dependencies(tmp_path)) == record
     assert len(edges.sandbox.requests) == num_requests
@@ -227,10 +228,33 @@ async def test_two_processes_cannot_work_on_one_run(tmp_path, repo):
 
 
 async def test_no_class_of_ours_is_in_a_checkpoint(tmp_path, repo):
-    folder = RunFolder(tmp_path / "run")
-    await run_task(make_task(repo), folder, long_walk().dependencies(tmp_path))
+    edges, folder = long_walk(), RunFolder(tmp_path / "run")
+
+    def die_at_the_end(event: Event) -> None:
+        if event.data.get("stage") == "report":
+            raise CutError
+
+    with pytest.raises(CutError):
+        await run_task(make_task(repo), folder, replace(edges.dependencies(tmp_path), emit=die_at_the_end))
     with sqlite3.connect(folder.checkpoint_path) as connection:
         blobs = [row[0] for row in connection.execute("select checkpoint from checkpoints")]
         blobs += [row[0] for row in connection.execute("select value from writes")]
     assert len(blobs) > 20
     assert not any(b"pipeline.core" in blob or b"pipeline.graph" in blob for blob in blobs)
+
+
+async def test_a_run_killed_before_its_report_still_gets_one(tmp_path, repo):
+    edges, folder = Edges(ScriptedGenerator(reply=[RIGHT])), RunFolder(tmp_path / "run")
+
+    def die_before_the_report(event: Event) -> None:
+        if event.data.get("stage") == "report":
+            raise CutError
+
+    with pytest.raises(CutError):
+        dying = replace(edges.dependencies(tmp_path), emit=die_before_the_report)
+        await run_task(make_task(repo), folder, dying)
+    # As a kill would leave it: `select` has saved its word, and nobody wrote that the run failed.
+    folder.save(folder.load().model_copy(update={"status": "solved", "reason": ""}))
+    record = await run_task(make_task(repo), folder, edges.dependencies(tmp_path))
+    assert record.finished_at is not None
+    assert (folder.path / "patch.diff").exists()
