@@ -250,8 +250,8 @@ async def test_a_run_killed_before_its_report_still_gets_one(tmp_path, repo):
         if event.data.get("stage") == "report":
             raise CutError
 
+    dying = replace(edges.dependencies(tmp_path), emit=die_before_the_report)
     with pytest.raises(CutError):
-        dying = replace(edges.dependencies(tmp_path), emit=die_before_the_report)
         await run_task(make_task(repo), folder, dying)
     # As a kill would leave it: `select` has saved its word, and nobody wrote that the run failed.
     folder.save(folder.load().model_copy(update={"status": "solved", "reason": ""}))
