@@ -6,15 +6,18 @@ import hashlib
 import io
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.core import Task
+from pipeline.core import Outcome, PreparedEnvironment, SandboxResult, Task
 from pipeline.exceptions import InputError
+from pipeline.testing import RecordingSandbox
 from tests.benchmarks.real_cases.build import build_cases, write_tasks
 from tests.benchmarks.real_cases.case import Sdist, load_cases, source_of
 from tests.benchmarks.real_cases.sdist import Index, unpack
+from tests.benchmarks.real_cases.verify import find_problems
 
 BEFORE = {"lib/code.py": "x = 1\n", "lib/setup.py": "raise SystemExit('ran')\n", "lib/test_x.py": "old\n"}
 AFTER = {"lib/code.py": "x = 2\n", "lib/setup.py": "raise SystemExit('ran')\n", "lib/test_x.py": "new\n"}
@@ -127,3 +130,58 @@ def test_tasks_are_written_as_they_are_read(tmp_path: Path):
     tasks = load_cases()[:2]
     write_tasks(tasks, tmp_path / "tasks.jsonl")
     assert load_cases(tmp_path / "tasks.jsonl") == tasks
+
+
+class OneEnvironment:
+    """An EnvironmentBuilder that has nothing to install."""
+
+    async def prepare(self, tree: Path) -> PreparedEnvironment:
+        return PreparedEnvironment(environment_id="none", python="python", mounts=())
+
+
+def junit(*, error: str = "", others: str = "") -> SandboxResult:
+    """Return what pytest leaves for test_x.py::t, which fails with `error` or passes."""
+    failure = f'<failure message="{error}"/>' if error else ""
+    text = f'<testsuite><testcase classname="test_x" name="t">{failure}</testcase>{others}</testsuite>'
+    return SandboxResult(
+        outcome=Outcome.EXITED, exit_code=int(bool(error)), collected={"junit.xml": text.encode()}
+    )
+
+
+async def problems(tmp_path: Path, results: list[SandboxResult]) -> list[str]:
+    """Verify a case whose runs, two of the previous release and two of the next, end like this."""
+    (task,) = build_cases([case(tmp_path)], tmp_path, Index())
+    task = task.model_copy(update={"fail_to_pass": ("test_x.py::t",)})
+    left = iter(results)
+    return await find_problems(task, RecordingSandbox(lambda _: next(left)), OneEnvironment())
+
+
+async def test_a_case_whose_test_fails_before_and_passes_after_is_sound(tmp_path: Path):
+    failing, passing = junit(error="assert 1 == 2"), junit()
+    assert await problems(tmp_path, [failing, failing, passing, passing]) == []
+
+
+async def test_a_test_that_misses_what_is_new_is_no_bug(tmp_path: Path):
+    failing, passing = junit(error="ImportError: cannot import name 'new'"), junit()
+    (problem,) = await problems(tmp_path, [failing, failing, passing, passing])
+    assert "fails for another reason: ImportError" in problem
+
+
+async def test_a_test_that_passes_already_is_no_bug(tmp_path: Path):
+    passing = junit()
+    (problem,) = await problems(tmp_path, [passing] * 4)
+    assert "does not fail on the previous release" in problem
+
+
+async def test_a_test_that_ends_differently_each_time_proves_nothing(tmp_path: Path):
+    failing, passing = junit(error="assert 1 == 2"), junit()
+    (problem,) = await problems(tmp_path, [failing, passing, passing, passing])
+    assert "does not end the same way each time" in problem
+
+
+async def test_a_test_that_the_next_release_breaks_is_named(tmp_path: Path):
+    other = '<testcase classname="test_x" name="other">{}</testcase>'
+    failing = junit(error="assert 1 == 2", others=other.format(""))
+    after = replace(junit(others=other.format('<failure message="assert 0"/>')), exit_code=1)
+    (problem,) = await problems(tmp_path, [failing, failing, after, after])
+    assert problem == "test_x.py::other broke in the next release"
