@@ -54,7 +54,7 @@ async def run_task(task: Task, folder: RunFolder, deps: Dependencies) -> RunReco
         record = _record_of(task, folder, deps.settings)
         try:
             if record.status not in _FINISHED or record.finished_at is None:
-                record = await _walk(record, _tools(task, folder, deps))
+                record = await _walk(record, make_tools(task, folder, deps))
             _drop_checkpoint(folder)
             return record
         except NothingToRepairError as exc:
@@ -93,7 +93,8 @@ async def _walk(record: RunRecord, tools: Toolbox) -> RunRecord:
         return load(state).record
 
 
-def _tools(task: Task, folder: RunFolder, deps: Dependencies) -> Toolbox:
+def make_tools(task: Task, folder: RunFolder, deps: Dependencies) -> Toolbox:
+    """Return the tools of a run: its edges, those that cost something behind the folder's ledger."""
     return Toolbox(
         task=task,
         settings=deps.settings,

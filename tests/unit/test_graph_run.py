@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 
 from pipeline.config import Rung
 from pipeline.core import (
+    Candidate,
     CapturedStream,
+    ContextBundle,
     Limits,
     Outcome,
+    Prompt,
+    Sampling,
     SandboxLimits,
     SandboxResult,
+    Suspect,
     VerdictKind,
 )
 from pipeline.exceptions import InputError, NothingToRepairError, PrepareError, SandboxError
-from pipeline.graph.run import run_task
-from pipeline.runs import RunFolder
+from pipeline.graph.nodes.draft import apply
+from pipeline.graph.run import make_tools, run_task
+from pipeline.graph.state import Progress
+from pipeline.runs import BaselineRecord, CandidateRecord, PromptRecord, RoundRecord, RunFolder, RunRecord
 from pipeline.telemetry import Action
 from pipeline.testing import RecordingSandbox, ScriptedGenerator
 from tests.unit.junit import pytest_result
@@ -424,3 +432,59 @@ async def test_no_drafting_before_the_task_is_known_to_be_sound(run):
         await run(edges, test_command="pytest | cat")
     assert edges.generator.calls == []
     assert edges.sandbox.requests == []
+
+
+TWO_LINES = SOURCE.replace("    return a - b", "    total = a - b\n    return total")
+
+
+async def test_a_line_rung_asks_for_each_statement_and_the_tests_tell_which_was_wrong(run, tmp_path):
+    def reply(prompt, _sampling, _number):
+        return "total = a + b" if "```python\n    total = a - b\n```" in prompt.prefill else "return total"
+
+    repo = make_repository(tmp_path / "other", {**FILES, MODULE: TWO_LINES})
+    edges = Edges(ScriptedGenerator(reply=reply), settings=settings_with(one_rung(strategy="line")))
+    record = await run(edges, repo=repo)
+    assert record.status == "solved"
+    assert record.patch.num_changed_lines == 2
+    first, second = record.rounds[0].prompts
+    assert (first.span, second.span) == ((3, 3), (4, 4))
+    assert first.prompt.messages == second.prompt.messages  # one prefix for the engine's cache
+    copies = [e.candidate.refused for e in record.rounds[0].candidates if e.prompt_number == 1]
+    assert copies == ["it changes nothing in the program"] * 2
+
+
+async def test_a_suspect_among_the_tests_is_refused_at_the_gate(tmp_path, repo):
+    """Whatever a later kind of localisation may propose."""
+    prompt = PromptRecord(suspect=IN_TESTS, prompt=Prompt((), prefill="```python\n"), num_tokens=1)
+    [completion] = (await ScriptedGenerator(reply=[RIGHT]).generate([prompt.prompt], Sampling()))[0]
+    candidate = Candidate(
+        candidate_id="r1c00",
+        round=1,
+        suspect=IN_TESTS,
+        sampling_seed=0,
+        temperature=0.0,
+        recurrence_depth=1,
+    )
+    entry = CandidateRecord(candidate=candidate, prompt_number=0, completion=completion)
+    progress = Progress(
+        record=RunRecord(
+            run_id="r",
+            status="running",
+            task=make_task(repo),
+            settings={},
+            started_at=datetime(2026, 1, 1, tzinfo=UTC),
+            baseline=BaselineRecord(
+                fail_to_pass=[ADD], pass_to_pass=[], failures=[], output="", wall_seconds=1.0
+            ),
+            rounds=[RoundRecord(number=1, rung=Rung(), prompts=[prompt], candidates=[entry])],
+        ),
+        bundles=[ContextBundle(suspect=IN_TESTS, definition="", header="")],
+    )
+    edges = drafts(RIGHT)
+    tools = make_tools(make_task(repo), RunFolder(tmp_path / "run"), edges.dependencies(tmp_path))
+    await apply(tools, progress)
+    assert progress.round.candidates[0].candidate.refused == f"{TEST} belongs to the tests"
+    assert progress.edits == {}
+
+
+IN_TESTS = Suspect(path=TEST, qualname="test_add", start_line=4, end_line=5, score=1.0)
