@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pipeline.core import Completion, GeneratorInfo, Prompt, Sampling
 from pipeline.exceptions import EngineDeadError
 from workers.engine.batch import Event, SampleKey
 
+_Answer = TypeVar("_Answer")
 OnProgress = Callable[[int, int, int], None]  # completions done, completions in all, tokens drafted
 
 
@@ -64,7 +65,7 @@ class _Batch:
         draw = len(self.drafted)
         self.drafted[draw] = 0
         await replica.info()
-        async with aclosing(replica.generate(self.prompts, self.sampling, keys)) as events:
+        async with contextlib.aclosing(replica.generate(self.prompts, self.sampling, keys)) as events:
             async for event in events:
                 self.drafted[draw] = event.num_tokens
                 if event.key is not None and event.completion is not None:
@@ -114,11 +115,11 @@ class RayGenerator:
 
     async def info(self) -> GeneratorInfo:
         """Return what the engine serves, once it is ready."""
-        return await self._replicas[0].info()
+        return await self._from_any(lambda replica: replica.info())
 
     async def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
         """Return the tokens of each prompt, chat template and prefill included."""
-        return await self._replicas[0].count_tokens(prompts)
+        return await self._from_any(lambda replica: replica.count_tokens(prompts))
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Return `num_samples` completions for each prompt, in order. Cancelling it aborts the requests.
@@ -135,6 +136,14 @@ class RayGenerator:
         except* Exception as errors:
             raise _first(errors) from None
         return batch.result()
+
+    async def _from_any(self, ask: Callable[[Replica], Awaitable[_Answer]]) -> _Answer:
+        """Return the answer of the first replica that is not dead; all give the same."""
+        *others, last = self._replicas
+        for replica in others:
+            with contextlib.suppress(EngineDeadError):
+                return await ask(replica)
+        return await ask(last)
 
     async def _shares(self, wanted: Sequence[SampleKey]) -> dict[Replica, list[SampleKey]]:
         """Return each replica's part of the batch: prompt by prompt to the shortest queue."""

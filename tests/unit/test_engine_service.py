@@ -124,6 +124,16 @@ async def test_what_a_dying_engine_took_with_it_is_drafted_again_by_another():
     assert living.num_finished == 3  # its own prompt, and only what was unfinished of the other
 
 
+async def test_a_dead_replica_does_not_hide_the_living_one():
+    class Dead(EngineService):
+        async def info(self):
+            raise EngineDeadError("dead")
+
+    (backend, _), (_, living) = replica(), replica()
+    generator = RayGenerator([Dead(backend, SETTINGS), living])
+    assert (await generator.info()).max_model_tokens == 10
+
+
 async def test_a_second_death_is_the_end():
     _, first = replica(dies_after=1)
     _, second = replica(dies_after=0)
