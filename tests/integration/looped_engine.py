@@ -22,12 +22,13 @@ _llm: Any = None  # the child's engine
 
 @dataclass(frozen=True)
 class Ask:
-    """One greedy request. Depth None leaves the depth out."""
+    """One request, greedy unless it has a seed. Depth None leaves the depth out."""
 
     token_ids: tuple[int, ...]
     depth: Any = None
     num_tokens: int = 16
     salted: bool = True
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,10 @@ def prompt_and_params(loop: LoopConfig | None, ask: Ask) -> tuple[Any, Any]:
     from model.vllm_plugin.serving import request_kwargs
 
     prompt: dict[str, Any] = {"prompt_token_ids": list(ask.token_ids)}
-    params = SamplingParams(temperature=0.0, max_tokens=ask.num_tokens, ignore_eos=True, logprobs=4)
+    temperature = 0.0 if ask.seed is None else 1.0
+    params = SamplingParams(
+        temperature=temperature, seed=ask.seed, max_tokens=ask.num_tokens, ignore_eos=True, logprobs=4
+    )
     if loop is not None and ask.depth is not None:
         request = request_kwargs(loop, ask.depth)
         params.extra_args = request.extra_args

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import subprocess
@@ -105,6 +106,16 @@ def test_mixed_depth_batch_equals_each_request_alone(looped: EngineProcess) -> N
 def test_chunked_prefill_equals_whole_prefill(looped: EngineProcess, plain_serving: EngineProcess) -> None:
     asks = [Ask(LONG_PROMPT[i:], depth) for i, depth in enumerate((1, 2, 4))]
     assert_same(looped.ask(*asks), plain_serving.ask(*asks))
+
+
+def test_seeded_samples_do_not_depend_on_how_the_prompt_was_chunked(
+    looped: EngineProcess, plain_serving: EngineProcess
+) -> None:
+    asks = [Ask(LONG_PROMPT[20 + i :], depth, seed=i) for i, depth in enumerate((1, 2, 4))]
+    got = looped.ask(*asks)
+    assert_same(got, plain_serving.ask(*asks))
+    reseeded = [dataclasses.replace(ask, seed=ask.seed + 9) for ask in asks]
+    assert [answer.token_ids for answer in looped.ask(*reseeded)] != [answer.token_ids for answer in got]
 
 
 def test_prefix_cache_keeps_depths_apart(looped: EngineProcess, plain_serving: EngineProcess) -> None:
