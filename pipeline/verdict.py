@@ -117,5 +117,9 @@ def _failures(report: TestReport, relevant: Collection[str]) -> list[TestCase]:
     """Return the failing tests that count, those that could not be collected first."""
     files = {test_id.partition("::")[0] for test_id in relevant}
     bad = [case for case in report.cases if case.status in _BAD]
-    counted = [case for case in bad if case.test_id in relevant or case.test_id.partition("::")[0] in files]
+    counted = [
+        case
+        for case in bad
+        if case.test_id in relevant or case.test_id in files or case.test_id.partition("::")[0] in relevant
+    ]
     return sorted(counted or bad, key=lambda case: "::" in case.test_id)

@@ -104,6 +104,13 @@ def test_feedback_shows_the_test_that_broke():
     assert C in verdict({A: P, B: P, C: NO, D: P}).feedback
 
 
+def test_feedback_never_shows_a_test_that_is_no_target():
+    other = "tests/test_a.py::test_aa_other"
+    v = judge(report_of({other: "KeyError: 1", A: NO}), fail_to_pass=(A,))
+    assert A in v.feedback
+    assert v.failure_class == "assertion"
+
+
 def test_feedback_of_a_resolved_candidate_is_empty():
     v = verdict({A: P, B: P, C: P, D: P})
     assert (v.feedback, v.failure_class) == ("", "")
