@@ -52,9 +52,10 @@ async def composed(settings: Settings, emit: Emit) -> AsyncIterator[Dependencies
     environments = PythonEnvironmentBuilder(
         sandbox,
         environments_root(),
-        image=settings.sandbox.image if sandbox.name == "docker" else "",
+        # By its id, not its tag: an image that was built anew must not be served the old one's environments.
+        image=getattr(sandbox, "image", ""),
         timeout_seconds=settings.sandbox.prepare_timeout_seconds,
-        on_progress=lambda line: emit(Event(Action.PROGRESS, line, {"stage": "prepare"})),
+        on_progress=lambda line: emit(_prepare_event(line)),
     )
     async with _generator(settings, engine, emit) as generator:
         yield Dependencies(
@@ -65,6 +66,11 @@ async def composed(settings: Settings, emit: Emit) -> AsyncIterator[Dependencies
             clone_cache=clones_root(),
             emit=emit,
         )
+
+
+def _prepare_event(line: str) -> Event:
+    text = line.removeprefix("warning: ")
+    return Event(Action.PROGRESS if text == line else Action.WARNING, text, {"stage": "prepare"})
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """Solve rate on the real cases by recurrence depth: `python -m tests.benchmarks.real_cases.run --out DIR`.
 
-Each case is given to `loopwright fix` as a user would, once per depth, on one warm engine. A line per finished run
-goes to DIR/results.jsonl; started again, it goes on where it stopped.
+Each case is given to `loopwright fix` as a user would, once per depth, on one warm engine. A line per
+finished run goes to DIR/results.jsonl; started again, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from pipeline.core import Task
 from pipeline.runs import RunFolder, RunRecord
@@ -29,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     tasks = build_cases(load_cases(only=options.only), options.out / "cases", Index())
     results = options.out / "results.jsonl"
+    _write_config(options)
     _loopwright("up", *_model(options))
     try:
         for row in _missing_rows(tasks, options, _rows(results)):
@@ -64,25 +67,21 @@ def _cell(row: Row | None) -> str:
     return f"{mark}, {row['num_resolved']}/{row['num_candidates']}, {row['seconds']:.0f} s"
 
 
-def _missing_rows(tasks: Iterable[Task], options: argparse.Namespace, done: Sequence[Row]) -> Iterator[Row]:
+def _missing_rows(tasks: Sequence[Task], options: argparse.Namespace, done: Sequence[Row]) -> Iterator[Row]:
     finished = {(row["task_id"], row["depth"]) for row in done}
-    for task in tasks:
-        for depth in options.depths:
+    for depth in options.depths:
+        for task in tasks:
             if (task.task_id, depth) not in finished:
                 yield _run(task, depth, options)
 
 
 def _run(task: Task, depth: int, options: argparse.Namespace) -> Row:
     """Give the case to `fix`: one round, so that the depths are compared on equal numbers of drafts."""
-    tests = [argument for test_id in task.fail_to_pass for argument in ("--test", test_id)]
-    answer = json.loads(
-        _loopwright(
-            "fix", task.repo, "--json", "--issue", task.statement, "--test-command", task.test_command, *tests,
-            "--depth", str(depth), "--rounds", "1", "--candidates", str(options.candidates),
-            "--seed", str(options.seed), "--set", f"planner.ladder.0.num_suspects={options.suspects}",
-            *_model(options),
-        )
-    )  # fmt: skip
+    arguments = [task.repo, "--json", "--issue", task.statement, "--test-command", task.test_command]
+    arguments += [argument for test_id in task.fail_to_pass for argument in ("--test", test_id)]
+    arguments += ["--depth", str(depth), "--seed", str(options.seed), "--sandbox", options.sandbox]
+    arguments += ["--config", str(_config_path(options)), *_model(options)]
+    answer = json.loads(_loopwright("fix", *arguments))
     return {
         "task_id": task.task_id,
         "depth": depth,
@@ -92,6 +91,20 @@ def _run(task: Task, depth: int, options: argparse.Namespace) -> Row:
         "seed": options.seed,
         **_details(task, RunFolder(Path(answer["folder"])).load()),
     }
+
+
+def _write_config(options: argparse.Namespace) -> None:
+    rung = {
+        "strategy": options.strategy,
+        "num_candidates": options.candidates,
+        "num_suspects": options.suspects,
+    }
+    settings = {"planner": {"ladder": [rung]}, "limits": {"num_rounds": 1}}
+    _config_path(options).write_text(yaml.safe_dump(settings), "utf-8")
+
+
+def _config_path(options: argparse.Namespace) -> Path:
+    return options.out / "one-round.yaml"
 
 
 def _details(task: Task, record: RunRecord) -> Row:
@@ -129,8 +142,10 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(".loopwright/real-cases"))
     parser.add_argument("--only", nargs="*", default=(), metavar="ID")
     parser.add_argument("--depths", nargs="*", type=int, default=[1, 2, 4])
-    parser.add_argument("--candidates", type=int, default=16, help="drafts a run")
-    parser.add_argument("--suspects", type=int, default=2, help="the drafts are spread over so many")
+    parser.add_argument("--strategy", choices=["line", "definition"], default="line")
+    parser.add_argument("--candidates", type=int, default=48, help="drafts a run")
+    parser.add_argument("--suspects", type=int, default=1, help="the drafts are spread over so many")
+    parser.add_argument("--sandbox", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="")
     return parser.parse_args(argv)
