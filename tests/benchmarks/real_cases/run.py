@@ -24,6 +24,8 @@ from tests.benchmarks.real_cases.sdist import Index
 
 Row = dict[str, Any]
 
+_COMMAND = Path(sys.executable).with_name("loopwright")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, then print the table."""
@@ -131,7 +133,7 @@ def _model(options: argparse.Namespace) -> list[str]:
 
 def _loopwright(*arguments: str) -> str:
     """Run the command; its progress goes to our stderr. Any end that is a result is a good one."""
-    done = subprocess.run(["loopwright", *arguments], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([_COMMAND, *arguments], stdout=subprocess.PIPE, text=True)
     if done.returncode not in (0, 3, 5):
         raise SystemExit(f"loopwright {arguments[0]} ended with {done.returncode}")
     return done.stdout
