@@ -67,8 +67,8 @@ def _default_ladder() -> tuple[Rung, ...]:
     # Lines before definitions: a small model copies a definition that it is to rewrite, and a line is cheap.
     # Samples before depth: samples run in parallel and the tests tell them apart; depth multiplies latency.
     return (
-        Rung(strategy="line", num_candidates=48, num_suspects=1),
-        Rung(strategy="line", num_candidates=96, num_suspects=3),
+        Rung(strategy="line", num_candidates=64, num_suspects=2),
+        Rung(strategy="line", num_candidates=128, num_suspects=5),
         Rung(num_candidates=8, num_suspects=2),
         Rung(strategy="line", num_candidates=64, num_suspects=2, recurrence_depth=2),
         Rung(

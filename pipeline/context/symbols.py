@@ -12,6 +12,12 @@ import tree_sitter
 import tree_sitter_python
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What an operator calls, by the node's type; which of them it is need not be known to find a suspect.
+_OPERATOR_METHODS = {
+    "subscript": ("__getitem__",),
+    "binary_operator": ("__add__", "__sub__", "__mul__", "__truediv__", "__mod__", "__and__", "__or__"),
+    "comparison_operator": ("__eq__", "__lt__", "__contains__"),
+}
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 
@@ -72,7 +78,7 @@ def identifiers(text: str) -> frozenset[str]:
 
 
 def called_names(source: bytes) -> frozenset[str]:
-    """Return the names that a source calls: `f` for f(), `method` for x.method()."""
+    """Return the names that a source calls: `f` for f(), `method` for x.method(), `__getitem__` for x[0]."""
     return frozenset(_called(_parse(source)))
 
 
@@ -148,6 +154,7 @@ def _called(node: tree_sitter.Node) -> Iterator[str]:
     while stack:
         current = stack.pop()
         stack.extend(current.children)
+        yield from _OPERATOR_METHODS.get(current.type, ())
         function = current.child_by_field_name("function") if current.type == "call" else None
         if function is not None:
             named = function.child_by_field_name("attribute") or function

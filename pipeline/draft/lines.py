@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from pipeline.draft.source import dedent, indentation
 from pipeline.draft.syntax import first_definition
 
+_INDENT_WIDTH = 4
 Span = tuple[int, int]  # first and last line, from 1, within the definition
 
 
@@ -44,10 +45,21 @@ def replaced_line(definition: str, span: Span, answer: str, *, truncated: bool) 
     before, old, after = lines[: span[0] - 1], lines[span[0] - 1], lines[span[1] :]
     new = answer.split("\n```")[0].rstrip().split("\n")
     new = new[:1] if truncated else new
-    # The prompt ends with the indentation, so the first line may repeat it or go on behind it.
-    text = dedent("\n".join([indentation(old) + new[0], *new[1:]]))
-    shifted = [indentation(old) + line if line.strip() else line for line in text.split("\n")]
-    return "\n".join([*before, *_without_overlap(shifted, after), *after])
+    return "\n".join([*before, *_without_overlap(_placed(new, indentation(old)), after), *after])
+
+
+def _placed(new: list[str], indent: str) -> list[str]:
+    """Return the answer's lines at the indentation of the statement.
+
+    The prompt ends with the indentation. A tokeniser likes one more space behind it, and the lines that
+    follow are as often indented with that space as without.
+    """
+    extra = indentation(new[0])
+    widths = [len(indentation(line)) - len(indent) for line in new[1:] if line.strip()]
+    keeps_extra = all((width - len(extra)) % _INDENT_WIDTH == 0 for width in widths)
+    prefix = indent + extra if keeps_extra else indent
+    rest = [indent + line.removeprefix(prefix) if line.startswith(prefix) else line for line in new[1:]]
+    return [indent + new[0].lstrip(" \t"), *rest]
 
 
 def _spans(body: list[ast.stmt]) -> Iterator[Span]:

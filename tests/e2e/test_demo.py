@@ -27,12 +27,9 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 def test_the_default_model_repairs_a_real_library_and_leaves_the_working_tree_alone(task: Task) -> None:
     tests = [argument for test_id in task.fail_to_pass for argument in ("--test", test_id)]
-    done = subprocess.run(
-        [Path(sys.executable).with_name("loopwright"), "fix", task.repo, "--json", "--issue", task.statement]
-        + ["--test-command", task.test_command, "--sandbox", "bubblewrap", *tests],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [Path(sys.executable).with_name("loopwright"), "fix", task.repo, "--json", *tests]
+    command += ["--issue", task.statement, "--test-command", task.test_command, "--sandbox", "bubblewrap"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     answer = json.loads(done.stdout)
     assert (done.returncode, answer["status"]) == (0, "solved")
     assert answer["verdict"]["num_fixed"] == len(task.fail_to_pass)

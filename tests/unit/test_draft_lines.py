@@ -75,6 +75,7 @@ def test_what_does_not_parse_has_no_statements() -> None:
         (" return x + 1", "    return x + 1"),  # the tokeniser likes a space behind the indentation
         ("if x:\n        return 1\n    return 2\n```\nBecause", "    if x:\n        return 1\n    return 2"),
         (" if x:\n         return 1", "    if x:\n        return 1"),
+        (" if x:\n        return 1", "    if x:\n        return 1"),
         ("y = x\n    z = 0", "    y = x"),  # z = 0 is the next line of the original
     ],
 )

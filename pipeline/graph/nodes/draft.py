@@ -23,6 +23,7 @@ from pipeline.testrun import is_trusted
 _SEEDS_PER_ROUND = 1000  # so that no two rounds sample alike
 _SPARE_TOKENS = 128
 _SPARE_LINE_TOKENS = 48
+_MAX_LINE_SAMPLES = 8  # a line has few likely forms: more samples of it are the same again
 
 
 async def draft(tools: Toolbox, progress: Progress) -> None:
@@ -75,6 +76,8 @@ async def _draft_batches(
         await _generate(tools, progress, prompts, fresh, greedy)
         allowance -= len(fresh)
     num_samples = allowance // len(prompts)
+    if rung.strategy == "line":
+        num_samples = min(num_samples, _MAX_LINE_SAMPLES)
     if num_samples and rung.temperature > 0:
         sampled = replace(
             greedy,

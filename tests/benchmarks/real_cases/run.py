@@ -146,7 +146,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--depths", nargs="*", type=int, default=[1, 2, 4])
     parser.add_argument("--strategy", choices=["line", "definition"], default="line")
     parser.add_argument("--candidates", type=int, default=48, help="drafts a run")
-    parser.add_argument("--suspects", type=int, default=1, help="the drafts are spread over so many")
+    parser.add_argument("--suspects", type=int, default=2, help="the drafts are spread over so many")
     parser.add_argument("--sandbox", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="")
