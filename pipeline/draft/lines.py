@@ -51,13 +51,12 @@ def replaced_line(definition: str, span: Span, answer: str, *, truncated: bool) 
 def _placed(new: list[str], indent: str) -> list[str]:
     """Return the answer's lines at the indentation of the statement.
 
-    The prompt ends with the indentation. A tokeniser likes one more space behind it, and the lines that
-    follow are as often indented with that space as without.
+    A model that took the space that begins its first word for one more of indentation indents the lines that
+    follow by that space too.
     """
-    extra = indentation(new[0])
     widths = [len(indentation(line)) - len(indent) for line in new[1:] if line.strip()]
-    keeps_extra = all((width - len(extra)) % _INDENT_WIDTH == 0 for width in widths)
-    prefix = indent + extra if keeps_extra else indent
+    extra = next((n for n in (0, 1) if all((width - n) % _INDENT_WIDTH == 0 for width in widths)), 0)
+    prefix = indent + " " * extra
     rest = [indent + line.removeprefix(prefix) if line.startswith(prefix) else line for line in new[1:]]
     return [indent + new[0].lstrip(" \t"), *rest]
 

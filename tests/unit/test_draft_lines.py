@@ -112,3 +112,19 @@ def test_an_unchanged_statement_gives_the_same_program() -> None:
         assert ast.dump(ast.parse(same)) == ast.dump(
             ast.parse("\n".join(line[4:] for line in METHOD.split("\n")))
         )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        " if not x:\n        return None",  # a space too many, and then at the indentation that it was shown
+        " if not x:\n         return None",  # a space too many on every line
+        "if not x:\n        return None",
+        "    if not x:\n        return None",  # the indentation once more
+    ],
+)
+def test_an_answer_of_two_lines_is_read_however_it_is_indented(answer):
+    definition = "def f(x):\n    if x:\n        pass\n    return 1"
+    assert replaced_line(definition, (2, 2), answer, truncated=False) == (
+        "def f(x):\n    if not x:\n        return None\n        pass\n    return 1"
+    )
