@@ -25,6 +25,9 @@ from pipeline.draft.syntax import (
 _ASKS_FOR_TESTS = re.compile(r"PYTEST_CURRENT_TEST|sys\.modules\b.{0,20}(?:py|unit)test|\bimport\s+pytest\b")
 
 
+_NO_CHANGE = "it changes nothing in the program"
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """An answer that became an edit."""
@@ -69,11 +72,13 @@ def apply_answer(
         return Refused(f"the answer has characters that the file's encoding {exc.encoding} lacks")
     except PARSE_ERRORS as exc:
         return Refused(f"the answer cannot be read: {type(exc).__name__}")
+    if content == base:
+        return Refused(_NO_CHANGE)
     if error := compile_error(content, bundle.suspect.path):
         return Refused(f"the file does not compile with it: {error}")
     mark = fingerprint(bundle.suspect.path, content)
     if mark == fingerprint(bundle.suspect.path, base):
-        return Refused("it changes nothing in the program")
+        return Refused(_NO_CHANGE)
     return Applied(edit, content, mark)
 
 

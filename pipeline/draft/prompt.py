@@ -71,7 +71,10 @@ def render_prompt(
 
 def _line_prefill(definition: str, span: Span) -> str:
     line = quoted_line(definition, span)
-    return f"This line is wrong:\n```python\n{line}\n```\nIt must be:\n```python\n{indentation(line)}"
+    # One space less than the indentation: the model's word begins with that space, and after the whole
+    # indentation it would add one.
+    start = indentation(line).removesuffix(" ")
+    return f"This line is wrong:\n```python\n{line}\n```\nIt must be:\n```python\n{start}"
 
 
 def _noun(bundle: ContextBundle) -> str:

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import warnings
 from collections import Counter
+from functools import lru_cache
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -37,6 +38,7 @@ def compile_error(data: bytes, path: str) -> str:
     return ""
 
 
+@lru_cache(maxsize=16)  # the base is asked for with every candidate
 def fingerprint(path: str, data: bytes) -> str:
     """Return a hash of the program without docstrings, comments and layout; of the bytes if it is none."""
     try:

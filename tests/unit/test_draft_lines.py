@@ -95,7 +95,7 @@ def test_the_prompts_of_a_definition_differ_in_their_prefill_alone() -> None:
     prompts = [render_prompt(bundle, span=span) for span in statement_spans(METHOD)]
     assert len({prompt.messages for prompt in prompts}) == 1
     assert len({prompt.prefill for prompt in prompts}) == len(prompts)
-    assert prompts[1].prefill.endswith("        return items[0]\n```\nIt must be:\n```python\n        ")
+    assert prompts[1].prefill.endswith("        return items[0]\n```\nIt must be:\n```python\n       ")
 
 
 @given(st.text(), st.booleans())
