@@ -10,11 +10,12 @@ import os
 import sys
 import threading
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 
 from pipeline.core import GeneratorInfo, Prompt, Sampling
+from pipeline.exceptions import EngineDeadError
 from workers.engine.backend import VllmBackend
 from workers.engine.batch import EngineCounters, Event, SampleKey
 from workers.engine.environment import engine_environment, is_cpu_build
@@ -53,9 +54,12 @@ class EngineActor:
         self, prompts: Sequence[Prompt], sampling: Sampling, wanted: Sequence[SampleKey]
     ) -> AsyncGenerator[Event, None]:
         """Draft the wanted samples and yield each as it ends; cancelling the call aborts the rest."""
-        async with contextlib.aclosing(self._service.generate(prompts, sampling, wanted)) as events:
-            async for event in events:
-                yield event
+        try:
+            async with contextlib.aclosing(self._service.generate(prompts, sampling, wanted)) as events:
+                async for event in events:
+                    yield event
+        except EngineDeadError:
+            _die()  # at once: who retries must meet the restarted actor, not this one
 
     @ray.method(concurrency_group=_CONTROL)
     async def queue_length(self) -> int:
@@ -86,8 +90,12 @@ class EngineActor:
     def _exit_when_dead(self) -> None:
         while not self._stopping.wait(_WATCH_SECONDS):
             if self._backend.is_dead:
-                print("loopwright: the engine process died; its actor exits", file=sys.stderr, flush=True)
-                os._exit(1)
+                _die()
+
+
+def _die() -> NoReturn:
+    print("loopwright: the engine process died; its actor exits", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def start_actor(settings: EngineSettings, *, name: str) -> Any:
