@@ -14,7 +14,8 @@ from pipeline.snapshot import Snapshot
 _PYTEST_FRAME = re.compile(r"^(?P<path>[^\s:][^:\n]*\.py):(?P<line>\d+): ", re.MULTILINE)
 _PYTHON_FRAME = re.compile(r'^(?:E\s)?\s*File "(?P<path>[^"\n]+)", line (?P<line>\d+)', re.MULTILINE)
 _TEST_FILE = re.compile(
-    r"(^|/)(tests?|testing|docs?|examples?|benchmarks?)/|(^|/)(test_[^/]*|[^/]*_test|conftest|setup)\.py$"
+    r"(^|/)(tests?|testing|docs?|examples?|benchmarks?)/"
+    r"|(^|/)(test_[^/]*|[^/]*_test|conftest|setup)\.py$|^tests?\.py$"
 )
 _WORKSPACE = "/workspace/"
 

@@ -17,7 +17,8 @@ _TRUSTED_NAME = re.compile(
     r"conftest\.py|(site|user)customize\.py|setup\.py|noxfile\.py|\.?pytest\.(ini|toml)|setup\.cfg|tox\.ini"
     r"|pyproject\.toml|\.coveragerc|Makefile|.*\.pth"
 )
-_TEST_FILE = re.compile(r"(^|/)tests?/|(^|/)(test_[^/]*|[^/]*_test)\.py$")
+# At the top `tests.py` is the suite; deeper (jinja2/tests.py) it is a module like any other.
+_TEST_FILE = re.compile(r"(^|/)tests?/|(^|/)(test_[^/]*|[^/]*_test)\.py$|^tests?\.py$")
 # Options of pytest whose value is a word of its own, which must not be taken for a path.
 _VALUE_OPTION = re.compile(
     r"-[kmcponWr]|--(rootdir|ignore|ignore-glob|deselect|confcutdir|basetemp|durations|maxfail|tb|log-level"

@@ -131,6 +131,8 @@ def test_tests_and_setup_files_are_never_suspects(tmp_path: Path) -> None:
         ("pkg/latest.py", False),
         ("pkg/attest/a.py", False),
         ("a_test.py", True),
+        ("tests.py", True),
+        ("jinja2/tests.py", False),  # a module of that name, deep in a package
         ("docs/conf.py", True),
     ],
 )

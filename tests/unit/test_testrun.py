@@ -105,6 +105,7 @@ def test_another_command_keeps_its_words_and_gets_the_environments_python():
         "tests/data/x.json",
         "pkg/tests/helper.py",
         "test_x.py",
+        "tests.py",
         "pkg/x_test.py",
         "conftest.py",
         "a/conftest.py",
@@ -121,7 +122,7 @@ def test_tests_and_their_set_up_are_trusted_files(path):
     assert is_trusted(path)
 
 
-@pytest.mark.parametrize("path", ["pkg/mod.py", "pkg/testing.py", "contest.py", "pkg/latest.py"])
+@pytest.mark.parametrize("path", ["pkg/mod.py", "pkg/tests.py", "pkg/testing.py", "contest.py", "pkg/latest.py"])
 def test_other_files_are_the_candidates_to_change(path):
     assert not is_trusted(path)
 
