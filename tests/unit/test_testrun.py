@@ -122,7 +122,9 @@ def test_tests_and_their_set_up_are_trusted_files(path):
     assert is_trusted(path)
 
 
-@pytest.mark.parametrize("path", ["pkg/mod.py", "pkg/tests.py", "pkg/testing.py", "contest.py", "pkg/latest.py"])
+@pytest.mark.parametrize(
+    "path", ["pkg/mod.py", "pkg/tests.py", "pkg/testing.py", "contest.py", "pkg/latest.py"]
+)
 def test_other_files_are_the_candidates_to_change(path):
     assert not is_trusted(path)
 
