@@ -84,7 +84,8 @@ def model(tmp_path_factory) -> Path:
 def home(tmp_path, model):
     home = Home(tmp_path, model)
     yield home
-    left = home.running()
+    # A process that was just killed may still be on its way out.
+    _, left = psutil.wait_procs(home.running(), timeout=20)
     for process in left:
         process.kill()
     assert left == []
@@ -113,7 +114,7 @@ def test_a_warm_engine_is_started_once_found_by_others_and_ended_wholly(home):
     assert status["pid"] == state["pid"]
 
     assert home.run("down").returncode == 0
-    assert home.running() == []
+    _wait_until(lambda: home.running() == [])
     assert json.loads(home.run("status", "--json").stdout) == {"is_up": False}
     assert home.run("down").returncode == 0  # twice does no harm
 
@@ -149,7 +150,7 @@ def test_an_interrupted_up_leaves_nothing_behind(home):
     command.send_signal(signal.SIGINT)
     command.communicate(timeout=_DEADLINE_SECONDS)
     assert command.returncode == 130
-    assert home.running() == []
+    _wait_until(lambda: home.running() == [])
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_said_so_and_leaves_nothing_behind(home, tmp_path):
@@ -160,7 +161,7 @@ def test_a_checkpoint_that_cannot_be_loaded_is_said_so_and_leaves_nothing_behind
     assert "the engine did not start" in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
-    assert home.running() == []
+    _wait_until(lambda: home.running() == [])
 
 
 def _script(name: str) -> str:
