@@ -18,6 +18,9 @@ from pipeline.runs import PromptRecord, RoundRecord
 from pipeline.telemetry import Action
 from pipeline.testrun import coverage_options, is_trusted, read_coverage
 
+_PYTEST_FILES = frozenset({"pyproject.toml", "pytest.ini", "setup.cfg", "tox.ini"})
+_WITHOUT_ADDOPTS = ("-o", "addopts=")  # nothing on the command line undoes a --no-cov there
+_COVERAGE_BYTES = 32 << 20  # the account names every line of the tree: some megabytes for a large one
 _MIN_COMPLETION_TOKENS = 64  # less room than this is no room for an answer
 
 
@@ -65,8 +68,18 @@ async def _coverage(tools: Toolbox, progress: Progress) -> dict[str, list[int]]:
     wanted = [test_id for test_id in progress.record.baseline.fail_to_pass if test_id not in hanging]
     if tools.command.runner != "pytest" or not any("::" in test_id for test_id in wanted):
         return {}
-    result, _ = await tools.run_tests(progress, "coverage", test_ids=wanted, options=coverage_options())
+    limits = tools.task.limits.sandbox
+    limits = limits.model_copy(update={"output_bytes": max(limits.output_bytes, _COVERAGE_BYTES)})
+    options = coverage_options()
+    if _turns_coverage_off(tools):
+        options += _WITHOUT_ADDOPTS
+    result, _ = await tools.run_tests(progress, "coverage", test_ids=wanted, options=options, limits=limits)
     return read_coverage(result, tools.paths)
+
+
+def _turns_coverage_off(tools: Toolbox) -> bool:
+    files = tools.paths & _PYTEST_FILES
+    return any(b"--no-cov" in tools.snapshot.read_bytes(path) for path in files)
 
 
 async def _bundle(tools: Toolbox, progress: Progress, suspect: Suspect, info: GeneratorInfo) -> ContextBundle:
