@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
@@ -25,13 +26,14 @@ from pipeline.exceptions import EngineDeadError, LoopwrightError
 from workers import ray_runtime, warm_state
 from workers.engine.batch import EngineCounters
 from workers.engine.settings import EngineSettings
-from workers.launch import KeeperSettings
+from workers.launch import KeeperSettings, kill_left
 from workers.replica import translated
 from workers.warm_state import WarmState
 
 _POLL_SECONDS = 2.0
 _ANSWER_SECONDS = 30.0
 _SHUTDOWN_SECONDS = 10.0
+_EXIT_SECONDS = 2.0
 
 
 class _TerminatedError(Exception):
@@ -62,12 +64,14 @@ def _keep(settings: KeeperSettings) -> None:
         state = replace(state, phase="ready")
         _watch(folder, state, handles)
     except LoopwrightError as error:
-        _log(f"failed: {error}")
+        traceback.print_exception(error)  # the log gets the engine's own traceback
         state = replace(state, phase="failed", message=str(error), hint=error.hint)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not leave half behind
+        descendants = psutil.Process().children(recursive=True)
         _stop_actors(handles, gently=state.phase == "ready")
         ray_runtime.stop_ray(ray_folder)
+        kill_left(descendants, after_seconds=_EXIT_SECONDS)  # Python may take long to exit
         if state.phase == "failed":
             warm_state.write(folder, state)  # for whoever waits to read it
         elif settings.idle_timeout_seconds is None:

@@ -8,14 +8,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.exceptions import EngineDeadError, GeneratorError
 from workers import warm_state
 from workers.engine.settings import EngineSettings
 from workers.warm_state import WarmState
+
+if TYPE_CHECKING:
+    import psutil
 
 Notify = Callable[[str], None]  # receives one line on what is being waited for
 
@@ -125,7 +129,14 @@ def stop_process(pid: int) -> None:
         process.terminate()
     except psutil.NoSuchProcess:
         return
-    _, left = psutil.wait_procs(tree, timeout=_STOP_SECONDS)
+    kill_left(tree, after_seconds=_STOP_SECONDS)
+
+
+def kill_left(processes: Sequence[psutil.Process], *, after_seconds: float) -> None:
+    """Give the processes this time to end, then kill those that have not."""
+    import psutil
+
+    _, left = psutil.wait_procs(processes, timeout=after_seconds)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
