@@ -16,10 +16,14 @@ def default_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> Dtype:
 
     bfloat16 without AVX512-BF16 or AMX is emulated and about five times slower than float32.
     """
-    flags = _cpu_flags(cpuinfo)
-    if flags & _INT8_FLAGS:
+    if _cpu_flags(cpuinfo) & _INT8_FLAGS:
         return "int8"
-    return "bfloat16" if flags & _BFLOAT16_FLAGS else "float32"
+    return "bfloat16" if computes_bfloat16(cpuinfo) else "float32"
+
+
+def computes_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Say whether the CPU multiplies bfloat16 natively."""
+    return bool(_cpu_flags(cpuinfo) & _BFLOAT16_FLAGS)
 
 
 def _cpu_flags(cpuinfo: Path) -> frozenset[str]:

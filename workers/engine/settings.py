@@ -19,7 +19,9 @@ class EngineSettings:
     """The settings of one engine; every field changes what it answers or what it can hold."""
 
     model_path: str  # a checkpoint folder: config.json, tokenizer, safetensors
-    dtype: str = "auto"  # of activations and unquantised weights; "auto" reads the checkpoint
+    dtype: str = (
+        "auto"  # of activations and unquantised weights; "auto": the checkpoint's, where the CPU has it
+    )
     max_model_tokens: int = 4096  # prompt and completion together
     max_num_seqs: int = 32  # requests in one batch
     max_recurrence_depth: int = 4  # 1 starts the plain model, without any loop
@@ -37,7 +39,18 @@ class EngineSettings:
         """
         path = Path(self.model_path).expanduser().resolve()
         config = _read_config(path)
-        return replace(self, model_path=str(path), loop=self._loop(config))
+        return replace(self, model_path=str(path), loop=self._loop(config), dtype=self._dtype(config))
+
+    def _dtype(self, config: dict) -> str:
+        # vLLM's own "auto" turns a float32 checkpoint into bfloat16, which most CPUs emulate.
+        from model.provision.cpu import computes_bfloat16
+        from workers.engine.environment import is_cpu_build
+
+        if self.dtype != "auto":
+            return self.dtype
+        dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+        emulated = dtype == "bfloat16" and is_cpu_build() and not computes_bfloat16()
+        return "float32" if emulated else dtype
 
     def _loop(self, config: dict) -> LoopConfig | None:
         from model.loop import LoopConfig

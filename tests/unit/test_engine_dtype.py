@@ -1,0 +1,28 @@
+"""An engine computes in the dtype of its checkpoint, which vLLM's own "auto" does not do for float32."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model.provision.cpu import computes_bfloat16
+from workers.engine.settings import EngineSettings
+
+
+def resolved_dtype(folder: Path, checkpoint: str, asked: str = "auto") -> str:
+    (folder / "config.json").write_text(json.dumps({"num_hidden_layers": 6, "dtype": checkpoint}))
+    return EngineSettings(model_path=str(folder), dtype=asked).resolved().dtype
+
+
+def test_a_float32_checkpoint_is_not_turned_into_bfloat16(tmp_path: Path) -> None:
+    assert resolved_dtype(tmp_path, "float32") == "float32"
+
+
+def test_a_dtype_that_is_asked_for_is_used(tmp_path: Path) -> None:
+    assert resolved_dtype(tmp_path, "float32", asked="bfloat16") == "bfloat16"
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("avx512f avx512_vnni", False), ("avx512f amx_bf16", True)])
+def test_native_bfloat16_is_read_from_the_cpus_flags(tmp_path: Path, flags: str, expected: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags}\n")
+    assert computes_bfloat16(tmp_path / "cpuinfo") is expected
