@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from workers import ray_runtime, warm_state
+from workers.engine.clients import TOUCH_SECONDS
 from workers.engine.settings import EngineSettings
 from workers.generator import RayGenerator
 from workers.launch import Keeper, KeeperSettings, Notify
 from workers.replica import RayReplica
 from workers.warm_state import WarmState
-
-_TOUCH_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,22 +90,26 @@ def _join(state: WarmState, settings: ClusterSettings, stack: contextlib.ExitSta
         import ray  # only now: Ray reads its variables, which `join_ray` sets, when it is imported
 
         handles = [ray.get_actor(name, namespace=ray_runtime.NAMESPACE) for name in state.actor_names]
-        stack.callback(_keep_awake(handles).set)
-        replicas = [RayReplica(h, start_timeout_seconds=settings.start_timeout_seconds) for h in handles]
+        client = uuid.uuid4().hex
+        stack.callback(_stay_known(handles, client).set)
+        replicas = [
+            RayReplica(handle, client=client, start_timeout_seconds=settings.start_timeout_seconds)
+            for handle in handles
+        ]
         close = stack.pop_all().close
         atexit.register(close)
         return RayGenerator(replicas, on_close=close)
 
 
-def _keep_awake(handles: list[Any]) -> threading.Event:
-    """Restart the engines' idle clocks now and again, until the event that is returned is set."""
+def _stay_known(handles: list[Any], client: str) -> threading.Event:
+    """Tell the engines now and again that this client is there, until the event that is returned is set."""
     closed = threading.Event()
 
     def touch() -> None:
-        while not closed.wait(_TOUCH_SECONDS):
+        while not closed.wait(TOUCH_SECONDS):
             for handle in handles:
                 with contextlib.suppress(Exception):  # a dead engine shows where it is used
-                    handle.touch.remote()
+                    handle.touch.remote(client)
 
     threading.Thread(target=touch, name="engine-touch", daemon=True).start()
     return closed

@@ -18,8 +18,9 @@ _CONTROL_SECONDS = 10.0  # for the methods that answer from a thread of their ow
 class RayReplica:
     """A Replica behind an actor handle."""
 
-    def __init__(self, handle: Any, *, start_timeout_seconds: float) -> None:
+    def __init__(self, handle: Any, *, client: str, start_timeout_seconds: float) -> None:
         self._handle = handle
+        self._client = client  # whom `touch` keeps alive in the actor's eyes
         self._start_timeout_seconds = start_timeout_seconds
 
     async def info(self) -> GeneratorInfo:
@@ -65,7 +66,7 @@ class RayReplica:
         import ray
 
         stream = self._handle.generate.options(num_returns="streaming").remote(
-            list(prompts), sampling, list(wanted)
+            self._client, list(prompts), sampling, list(wanted)
         )
         is_finished = False
         try:

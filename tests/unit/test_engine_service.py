@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from pipeline.core import Message, Prompt, Sampling
-from pipeline.exceptions import EngineDeadError, InputError
+from pipeline.exceptions import EngineDeadError, GeneratorError, InputError
 from workers.engine.backend import Piece
 from workers.engine.batch import EngineCounters
+from workers.engine.clients import GONE_SECONDS, Clients
 from workers.engine.service import EngineService
 from workers.engine.settings import EngineSettings
 from workers.generator import RayGenerator
@@ -217,6 +218,22 @@ def test_close_lets_go_once():
     with RayGenerator([service], on_close=lambda: closed.append(1)) as generator:
         generator.close()
     assert closed == [1]
+
+
+def test_a_client_counts_as_gone_only_after_a_long_silence():
+    now = [0.0]
+    clients = Clients(clock=lambda: now[0])
+    clients.seen("fix")
+    for now[0] in (GONE_SECONDS / 2, GONE_SECONDS):
+        clients.require("fix")
+    now[0] += 1.0
+    with pytest.raises(GeneratorError, match="not heard of"):
+        clients.require("fix")
+    clients.seen("other")
+    with pytest.raises(GeneratorError):  # forgotten is gone, too
+        clients.require("fix")
+    clients.seen("fix")
+    clients.require("fix")
 
 
 async def until(condition) -> None:  # the script offers no event to wait for

@@ -18,6 +18,7 @@ from pipeline.core import GeneratorInfo, Prompt, Sampling
 from pipeline.exceptions import EngineDeadError
 from workers.engine.backend import VllmBackend
 from workers.engine.batch import EngineCounters, Event, SampleKey
+from workers.engine.clients import Clients
 from workers.engine.environment import engine_environment, is_cpu_build
 from workers.engine.guard import start_guard
 from workers.engine.service import EngineService
@@ -39,6 +40,7 @@ class EngineActor:
         self._guard = start_guard()
         self._backend = VllmBackend(settings)
         self._service = EngineService(self._backend, settings)
+        self._clients = Clients()
         self._stopping = threading.Event()
         threading.Thread(target=self._exit_when_dead, name="engine-watch", daemon=True).start()
 
@@ -51,12 +53,18 @@ class EngineActor:
         return await self._service.count_tokens(prompts)
 
     async def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, wanted: Sequence[SampleKey]
+        self, client: str, prompts: Sequence[Prompt], sampling: Sampling, wanted: Sequence[SampleKey]
     ) -> AsyncGenerator[Event, None]:
-        """Draft the wanted samples and yield each as it ends; cancelling the call aborts the rest."""
+        """Draft the wanted samples and yield each as it ends.
+
+        Cancelling the call aborts the rest; so does a client that is silent for too long, since Ray does not
+        cancel what a killed driver asked for.
+        """
+        self._clients.seen(client)
         try:
             async with contextlib.aclosing(self._service.generate(prompts, sampling, wanted)) as events:
                 async for event in events:
+                    self._clients.require(client)
                     yield event
         except EngineDeadError:
             _die()  # at once: who retries must meet the restarted actor, not this one
@@ -72,8 +80,9 @@ class EngineActor:
         return await self._service.counters()
 
     @ray.method(concurrency_group=_CONTROL)
-    async def touch(self) -> None:
-        """Restart the idle clock."""
+    async def touch(self, client: str) -> None:
+        """Note that the client is there, and restart the idle clock."""
+        self._clients.seen(client)
         await self._service.touch()
 
     @ray.method(concurrency_group=_CONTROL)
