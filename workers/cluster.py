@@ -16,7 +16,7 @@ from workers import ray_runtime, warm_state
 from workers.engine.clients import TOUCH_SECONDS
 from workers.engine.settings import EngineSettings
 from workers.generator import RayGenerator
-from workers.launch import Keeper, KeeperSettings, Notify
+from workers.launch import Keeper, KeeperSettings, Notify, await_warm
 from workers.replica import RayReplica
 from workers.warm_state import WarmState
 
@@ -65,13 +65,14 @@ def connect_or_start(settings: ClusterSettings, notify: Notify) -> RayGenerator:
     """
     ray_runtime.require_engine()
     warm = warm_state.read(settings.state_folder)
-    if warm is not None and warm.phase == "ready":
-        if warm.engine_id == settings.engine.resolved().engine_id:
+    if warm is not None and warm.engine_id == settings.engine.resolved().engine_id:
+        warm = await_warm(settings.state_folder, notify)
+        if warm is not None:
             notify("using the warm engine")
             return _join(warm, settings, contextlib.ExitStack())
+    elif warm is not None:
         notify(f"the warm engine has other settings ({warm.model}); starting one for this run alone")
-    else:
-        notify("starting the engine (usually about half a minute on a CPU)")
+    notify("starting the engine (usually about half a minute on a CPU)")
     with contextlib.ExitStack() as stack:
         folder = ray_runtime.make_folder("engine")
         stack.callback(shutil.rmtree, folder, ignore_errors=True)

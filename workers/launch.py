@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,15 +88,12 @@ class Keeper:
         Raises:
             GeneratorError: the engine did not start.
         """
-        started_at = notified_at = time.monotonic()
-        while self._process.poll() is None:
+        for _ in _patiently(notify):
             state = self._state()
             if state is not None and state.phase == "ready":
                 return state
-            if time.monotonic() - notified_at > _NOTIFY_SECONDS:
-                notified_at = time.monotonic()
-                notify(f"waiting for the engine: {notified_at - started_at:.0f} s")
-            time.sleep(_POLL_SECONDS)
+            if self._process.poll() is not None:
+                break
         state = self._state()
         if state is not None and state.phase == "failed":
             raise GeneratorError(state.message, hint=state.hint)
@@ -117,6 +114,26 @@ class Keeper:
     def _last_words(self) -> str:
         lines = (self._folder / _LOG_FILE).read_text("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else f"code {self._process.returncode}, without a word"
+
+
+def await_warm(folder: Path, notify: Notify) -> WarmState | None:
+    """Return the state of an engine that another process starts, once it is ready; None if it ends before."""
+    for _ in _patiently(notify):
+        state = warm_state.read(folder)
+        if state is None or state.phase == "ready":
+            return state
+    return None
+
+
+def _patiently(notify: Notify) -> Iterator[None]:
+    """Yield a few times a second without end, telling every few seconds how long it has been."""
+    started_at = notified_at = time.monotonic()
+    while True:
+        yield
+        if time.monotonic() - notified_at > _NOTIFY_SECONDS:
+            notified_at = time.monotonic()
+            notify(f"waiting for the engine: {notified_at - started_at:.0f} s")
+        time.sleep(_POLL_SECONDS)
 
 
 def stop_process(pid: int) -> None:

@@ -9,7 +9,7 @@ from filelock import FileLock
 from pipeline.exceptions import InputError
 from workers import ray_runtime, warm_state
 from workers.cluster import ClusterSettings
-from workers.launch import Keeper, Notify, stop_process
+from workers.launch import Keeper, Notify, await_warm, stop_process
 from workers.warm_state import WarmState
 
 
@@ -28,21 +28,22 @@ def up(settings: ClusterSettings, notify: Notify) -> WarmState:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "engine.lock"):  # of two `up` at once, one starts it and the other finds it
         state = warm_state.read(folder)
-        if state is None:
-            notify("starting the engine (usually about half a minute on a CPU)")
-            keeper = Keeper(settings.keeper(folder, is_warm=True))
-            try:
-                return keeper.wait(notify)
-            except BaseException:
-                keeper.stop()
-                raise
-        if state.engine_id != settings.engine.resolved().engine_id:
+        if state is not None and state.engine_id != settings.engine.resolved().engine_id:
             raise InputError(
                 f"a warm engine with other settings is up ({state.model})",
                 hint="Run `loopwright down` first.",
             )
-        notify("the engine is already up")
-        return state
+        state = await_warm(folder, notify)
+        if state is not None:
+            notify("the engine is already up")
+            return state
+        notify("starting the engine (usually about half a minute on a CPU)")
+        keeper = Keeper(settings.keeper(folder, is_warm=True))
+        try:
+            return keeper.wait(notify)
+        except BaseException:
+            keeper.stop()
+            raise
 
 
 def down(state_folder: Path) -> bool:

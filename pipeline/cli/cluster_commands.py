@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +42,8 @@ def up(
     from pipeline.cli.inputs import Flags, resolve_settings
     from workers import warm_engine
 
+    for number in (signal.SIGTERM, signal.SIGHUP):  # end like Ctrl-C: nothing half started stays
+        signal.signal(number, signal.default_int_handler)
     flags = Flags(config=config, model=model, max_depth=max_depth, assignments=tuple(assignments or ()))
     state = warm_engine.up(
         cluster_settings(resolve_settings(flags)), lambda line: typer.echo(f"loopwright: {line}", err=True)

@@ -147,7 +147,7 @@ def test_a_killed_keeper_leaves_no_engine_behind(home):
 def test_an_interrupted_up_leaves_nothing_behind(home):
     command = home.start("up")
     _wait_until(lambda: any(_is_actor(process) for process in home.running()))
-    command.send_signal(signal.SIGINT)
+    command.send_signal(signal.SIGTERM)
     command.communicate(timeout=_DEADLINE_SECONDS)
     assert command.returncode == 130
     _wait_until(lambda: home.running() == [])
