@@ -2,11 +2,13 @@
 
 LoopwrightError
 ├── InputError            what the user gave cannot be used: exit 2
-│   └── NothingToRepairError  the tests already pass on the base: exit 5
+│   ├── NothingToRepairError  the tests already pass on the base: exit 5
+│   └── RunBusyError          another process works on the run
 ├── EnvironmentBrokenError    this machine lacks something, or it broke: exit 4
 │   ├── ModelUnavailableError     no verified model, or it cannot be loaded
 │   ├── GeneratorError            an engine died or refused, after the one retry
 │   │   └── EngineDeadError
+│   ├── RepositoryUnreachableError  a git server does not answer, after its retries
 │   ├── SandboxError              the sandbox itself failed, after its retries
 │   └── PrepareError              the target's dependencies cannot be installed, or its tests cannot start
 └── LimitReachedError     a limit of the run was hit where no verdict can record it: exit 3
@@ -29,6 +31,10 @@ class NothingToRepairError(InputError):
     """The target tests pass on the base commit, so there is nothing to repair."""
 
 
+class RunBusyError(InputError):
+    """Another process is working on the run."""
+
+
 class EnvironmentBrokenError(LoopwrightError):
     """This machine lacks something that the run needs."""
 
@@ -43,6 +49,10 @@ class GeneratorError(EnvironmentBrokenError):
 
 class EngineDeadError(GeneratorError):
     """The engine process died while requests were in flight."""
+
+
+class RepositoryUnreachableError(EnvironmentBrokenError):
+    """A git server cannot be reached, after the retries; it says nothing about the repository."""
 
 
 class SandboxError(EnvironmentBrokenError):

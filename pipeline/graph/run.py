@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.config import Settings
 from pipeline.core import Task
-from pipeline.exceptions import InputError, LoopwrightError, NothingToRepairError
+from pipeline.exceptions import InputError, LoopwrightError, NothingToRepairError, RunBusyError
 from pipeline.graph.routing import recursion_limit
 from pipeline.graph.state import Progress, dump, load
 from pipeline.graph.toolbox import Toolbox
@@ -38,6 +38,7 @@ class Dependencies:
     settings: Settings
     clone_cache: Path
     emit: Emit = discard
+    num_sharing: int = 1  # tasks that share these edges: each may take as many times its wall seconds
 
 
 async def run_task(task: Task, folder: RunFolder, deps: Dependencies) -> RunRecord:
@@ -46,8 +47,8 @@ async def run_task(task: Task, folder: RunFolder, deps: Dependencies) -> RunReco
     A folder that holds a checkpoint of this task and these settings is resumed: nothing finished is redone.
 
     Raises:
-        InputError: the task cannot be used, the folder belongs to another task or other settings, or another
-            process is working in it.
+        InputError: the task cannot be used, or the folder belongs to another task or other settings.
+        RunBusyError: another process is working in the folder.
         EnvironmentBrokenError: the model, the sandbox or the target's environment failed.
     """
     with _only_process(folder):
@@ -104,6 +105,7 @@ def make_tools(task: Task, folder: RunFolder, deps: Dependencies) -> Toolbox:
         environments=deps.environments,
         clone_cache=deps.clone_cache,
         emit=deps.emit,
+        num_sharing=deps.num_sharing,
     )
 
 
@@ -163,7 +165,7 @@ def _only_process(folder: RunFolder) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as exc:
-        raise InputError(
+        raise RunBusyError(
             f"run {folder.run_id} is being worked on by another process", hint="wait for it, or end it"
         ) from exc
     try:

@@ -43,6 +43,7 @@ class Toolbox:
     environments: EnvironmentBuilder
     clone_cache: Path
     emit: Emit
+    num_sharing: int = 1  # tasks that share the engine and the sandboxes, this one included
     stage_started: float = field(default_factory=time.monotonic)
 
     @cached_property
@@ -80,12 +81,12 @@ class Toolbox:
 
     def seconds_left(self, progress: Progress) -> float:
         """Return what remains of the task's wall time; time between two processes of a run does not count."""
-        return self.task.limits.wall_seconds - self.seconds_used(progress)
+        return (self.task.limits.wall_seconds - self.seconds_used(progress)) * self.num_sharing
 
     def seconds_used(self, progress: Progress) -> float:
-        """Return the seconds of all finished stages and of this one."""
+        """Return the task's share of the seconds of all finished stages and of this one."""
         finished = sum(progress.record.seconds_by_stage.values())
-        return finished + time.monotonic() - self.stage_started
+        return (finished + time.monotonic() - self.stage_started) / self.num_sharing
 
     async def info(self) -> GeneratorInfo:
         """Return what the generator is; waits until it is ready."""

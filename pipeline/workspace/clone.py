@@ -11,12 +11,31 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock
+from tenacity import (
+    retry,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
 
-from pipeline.exceptions import EnvironmentBrokenError, InputError
+from pipeline.exceptions import EnvironmentBrokenError, InputError, RepositoryUnreachableError
 from pipeline.workspace.git import Git, gitpython
 
 _ALLOWED_PROTOCOLS = "file:git:http:https:ssh"
 _SCP_LIKE = re.compile(r"^[\w.-]+@[\w.-]+:(?!//)")
+_NUM_ATTEMPTS = 3
+_RETRY_SECONDS = 30.0  # an attempt that took longer than this is not followed by another
+# What git, curl and ssh say where the network or the server is at fault, and not the address or the user.
+_UNREACHABLE = re.compile(
+    r"could not resolve|couldn't resolve|name or service not known|temporary failure in name resolution"
+    r"|failed to connect|could not connect|couldn't connect|unable to connect"
+    r"|connection (?:refused|reset|timed out)"
+    r"|network is unreachable|no route to host|timed out"
+    r"|early eof|remote end hung up|rpc failed"
+    r"|returned error: (?:429|5\d\d)|gnutls|openssl|ssl_|recv failure",
+    re.IGNORECASE,
+)
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
 
 
@@ -38,18 +57,29 @@ def clone(url: str, commit: str | None, cache: Path, timeout_seconds: float) -> 
     Without a commit the clone is brought up to date. No hook, filter or submodule of the remote is used.
 
     Raises:
-        InputError: the remote cannot be reached or read.
+        InputError: the remote has no such repository, or not for this user.
+        RepositoryUnreachableError: the server does not answer, after three attempts.
     """
     cache.mkdir(parents=True, exist_ok=True)
     folder = cache / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.git"
     with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            _clone_new(url, folder, timeout_seconds)
-        elif commit is None or not _has(folder, commit):
-            _fetch(url, folder, timeout_seconds)
-        if commit is not None and not _has(folder, commit):
-            _fetch_commit(url, folder, commit, timeout_seconds)
+        _update(url, commit, folder, timeout_seconds)
     return folder
+
+
+@retry(
+    retry=retry_if_exception_type(RepositoryUnreachableError),
+    stop=stop_after_attempt(_NUM_ATTEMPTS) | stop_after_delay(_RETRY_SECONDS),
+    wait=wait_exponential_jitter(multiplier=0.3, max=5.0),
+    reraise=True,
+)
+def _update(url: str, commit: str | None, folder: Path, timeout_seconds: float) -> None:
+    if not folder.is_dir():
+        _clone_new(url, folder, timeout_seconds)
+    elif commit is None or not _has(folder, commit):
+        _fetch(url, folder, timeout_seconds)
+    if commit is not None and not _has(folder, commit):
+        _fetch_commit(url, folder, commit, timeout_seconds)
 
 
 def _clone_new(url: str, folder: Path, timeout_seconds: float) -> None:
@@ -107,10 +137,14 @@ def _remote(git: Git, args: tuple[str, ...], url: str, timeout_seconds: float) -
         if "No space left" in str(exc.stderr):
             raise EnvironmentBrokenError("the disk is full: cannot clone", hint="free some space") from exc
         if "did not complete in" in detail:
-            raise InputError(
+            raise RepositoryUnreachableError(
                 f"{shown} did not answer within {timeout_seconds:g} s",
                 hint="check the network, or clone it yourself",
             ) from exc
+        if _UNREACHABLE.search(str(exc.stderr)):
+            raise RepositoryUnreachableError(
+                f"{shown} cannot be reached: {detail}", hint="check the URL and the network"
+            ) from None  # the cause's text holds the URL with its password
         raise InputError(
             f"{shown} cannot be cloned: {detail}",
             hint="check the URL and your access; passwords are not asked for: use a credential helper",

@@ -217,22 +217,43 @@ async def test_a_solved_round_skips_the_candidates_that_were_not_started(run):
     assert [entry.verdict is not None for entry in record.rounds[0].candidates] == [True, False, False, False]
 
 
-class Turns(RecordingSandbox):
-    """Lets others run before it answers, as a real sandbox does."""
+class Slow(RecordingSandbox):
+    """Answers for one candidate only after another one has been tested to its end, or was stopped."""
 
     async def run(self, request):
-        await asyncio.sleep(0)
-        return await super().run(request)
+        name = request.run_id.removeprefix("run-")
+        if name.startswith(self.slow):
+            await self.is_over.wait()
+        try:
+            await asyncio.sleep(0)
+            return await super().run(request)
+        finally:
+            if name.startswith(f"{self.quick}-full"):
+                self.is_over.set()
 
 
-async def test_the_smallest_of_the_resolving_patches_wins(run):
-    long = "\n    total = a\n    total = total + b\n    return total\n"
-    edges = drafts(long, RIGHT)
-    edges.sandbox = Turns(respond=edges.sandbox.respond)
-    edges.settings = settings_with(one_rung(num_candidates=2), num_parallel=2)
+LONG = "\n    total = a\n    total = total + b\n    return total\n"
+
+
+@pytest.mark.parametrize("num_parallel", [1, 2, 3])
+async def test_the_first_draft_that_resolves_wins_however_many_are_tested_at_once(run, num_parallel):
+    edges = drafts(WRONG, LONG, RIGHT)
+    edges.sandbox = Slow(respond=edges.sandbox.respond)
+    edges.sandbox.slow = "r1c01" if num_parallel > 1 else "nobody"
+    edges.sandbox.quick, edges.sandbox.is_over = "r1c02", asyncio.Event()
+    edges.settings = settings_with(one_rung(num_candidates=3), num_parallel=num_parallel)
     record = await run(edges)
     assert record.patch.candidate_id == "r1c01"
-    assert record.patch.num_changed_lines == 2
+    assert [entry.verdict is not None for entry in record.rounds[0].candidates] == [True, True, False]
+
+
+async def test_what_is_tested_behind_the_first_that_resolves_is_stopped(run):
+    edges = drafts(RIGHT, WRONG)
+    edges.sandbox = Slow(respond=edges.sandbox.respond)
+    edges.sandbox.slow, edges.sandbox.quick, edges.sandbox.is_over = "r1c01", "nobody", asyncio.Event()
+    edges.settings = settings_with(one_rung(num_candidates=2), num_parallel=2)
+    record = await run(edges)  # would wait for ever for the second
+    assert record.patch.candidate_id == "r1c00"
 
 
 async def test_hunks_that_the_tests_do_not_need_are_dropped(run, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.exceptions import EnvironmentBrokenError, InputError
+from pipeline.exceptions import EnvironmentBrokenError, InputError, RepositoryUnreachableError
 from pipeline.workspace import export_snapshot, load_snapshot
 from pipeline.workspace.problems import explained
 
@@ -420,11 +420,16 @@ def test_url_is_cloned_once_and_brought_up_to_date(tmp_path):
     assert len(list((tmp_path / "clones").glob("*.git"))) == 1
 
 
-def test_unreachable_url_is_an_input_error_without_its_password(tmp_path):
-    with pytest.raises(InputError, match="cannot be cloned") as caught:
+def test_unreachable_url_is_no_fault_of_the_task_and_is_told_without_its_password(tmp_path):
+    with pytest.raises(RepositoryUnreachableError, match="cannot be reached") as caught:
         export("http://user:hunter2@127.0.0.1:9/x.git", tmp_path)
     assert "hunter2" not in str(caught.value) + caught.value.hint
     assert list((tmp_path / "clones").glob("*.git")) == []
+
+
+def test_url_that_leads_to_no_repository_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="cannot be cloned"):
+        export(f"file://{tmp_path}/nowhere", tmp_path)
 
 
 def test_stalled_server_is_given_up(tmp_path):
@@ -434,7 +439,7 @@ def test_stalled_server_is_given_up(tmp_path):
 
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never answers
         url = f"git://127.0.0.1:{server.getsockname()[1]}/x.git"
-        with pytest.raises(InputError, match="did not answer within"):
+        with pytest.raises(RepositoryUnreachableError, match="did not answer within"):
             clone(url, None, tmp_path / "clones", timeout_seconds=0.5)
 
 

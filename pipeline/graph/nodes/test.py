@@ -23,32 +23,38 @@ _MENDABLE = ("syntax", "import", "name", "type")
 
 
 async def test(tools: Toolbox, progress: Progress) -> None:
-    """Give every candidate of the round a verdict, until one resolves or time is up.
+    """Give the round's candidates a verdict in drafting order, up to the first that resolves.
+
+    However many are tested at once, the same one wins: those before it are tested to their end, those after
+    it are stopped, and what was already found out about them does not count.
 
     Raises:
         SandboxError: the sandbox failed for every candidate.
     """
-    waiting = deque(r for r in progress.round.candidates if r.candidate.candidate_id in progress.edits)
-    total = len(waiting)
+    entries = [r for r in progress.round.candidates if r.candidate.candidate_id in progress.edits]
+    waiting = deque(enumerate(entries))
+    at_work: dict[asyncio.Task[None] | None, int] = {}  # worker -> the number of its candidate
     started = time.monotonic()
 
     async def work() -> None:
-        while waiting and not _is_resolved(progress):
+        while waiting:
             if tools.seconds_left(progress) <= 0:
                 progress.limit = "wall_seconds"
                 return
-            await _test_candidate(tools, progress, waiting.popleft())
-            done = total - len(waiting)
-            tools.say(Action.PROGRESS, "testing", stage="test", done=done, total=total, unit="candidates")
+            number, entry = waiting.popleft()
+            at_work[asyncio.current_task()] = number
+            await _test_candidate(tools, progress, entry)
+            if _is_resolved(entry):
+                waiting.clear()
+                for worker, other in at_work.items():
+                    if worker is not None and other > number:
+                        worker.cancel()
+            data = {"stage": "test", "done": number + 1, "total": len(entries), "unit": "candidates"}
+            tools.say(Action.PROGRESS, "testing", **data)
 
-    workers = [asyncio.create_task(work()) for _ in range(tools.settings.sandbox.num_parallel)]
-    try:
-        await asyncio.gather(*workers)
-    finally:  # one that failed must not leave the others running
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+    await _all_of([asyncio.create_task(work()) for _ in range(tools.settings.sandbox.num_parallel)])
     progress.round.test_seconds = time.monotonic() - started
+    _forget_later(entries)
     _require_evidence(progress)
 
 
@@ -116,8 +122,28 @@ def _candidate_limits(tools: Toolbox, baseline_seconds: float) -> SandboxLimits:
     return limits.model_copy(update={"wall_seconds": min(limits.wall_seconds, 5 * baseline_seconds + 10)})
 
 
-def _is_resolved(progress: Progress) -> bool:
-    return any(r.verdict and r.verdict.kind is VerdictKind.RESOLVED for r in progress.round.candidates)
+async def _all_of(workers: list[asyncio.Task[None]]) -> None:
+    """Wait for all workers, some of which may be cancelled; the first that fails ends the others."""
+    try:
+        done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+        for worker in done:
+            if not worker.cancelled():
+                worker.result()
+    finally:  # one that failed must not leave the others running
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+
+def _is_resolved(entry: CandidateRecord) -> bool:
+    return entry.verdict is not None and entry.verdict.kind is VerdictKind.RESOLVED
+
+
+def _forget_later(entries: list[CandidateRecord]) -> None:
+    """Drop the verdicts on candidates behind the first that resolves: who had one is a matter of speed."""
+    first = next((number for number, entry in enumerate(entries) if _is_resolved(entry)), len(entries))
+    for entry in entries[first + 1 :]:
+        entry.verdict, entry.tests_changed = None, {}
 
 
 def _require_evidence(progress: Progress) -> None:
