@@ -263,6 +263,7 @@ class Verdict:
     num_target: int = 0  # fail_to_pass in all
     num_broken: int = 0  # pass_to_pass that do not pass now
     num_kept: int = 0  # pass_to_pass that still pass
+    fixed: tuple[str, ...] = ()  # the ids of those fail_to_pass that pass now
     feedback: str = ""  # the shortest text that tells the next draft what is wrong
     failure_class: str = ""  # syntax, import, name, type, assertion, exception, timeout, crash
     wall_seconds: float = 0.0
@@ -312,6 +313,7 @@ class Candidate:
     refused: str = ""  # why it never reached a sandbox
     fingerprint: str = ""  # hash of the normalised AST, for duplicates
     num_tokens: int = 0
+    parents: tuple[str, ...] = ()  # candidates that it combines, or whose change it goes on from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,60 +1,21 @@
-"""Unified diffs that `git apply` takes, how much they change, and the smallest part of one that suffices."""
+"""Unified diffs that `git apply` takes."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import zlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
-from difflib import SequenceMatcher
+from collections.abc import Callable, Iterator, Sequence
 
 from unidiff import PatchSet
 from unidiff.errors import UnidiffParseError
 
+from pipeline.change import Change, Hunk, apply_change, hunks_of, lines_of, num_changed_lines
 from pipeline.core import Patch
 
 _CONTEXT_LINES = 3
 _NO_NEWLINE = b"\n\\ No newline at end of file\n"
 _BINARY_CHUNK_BYTES = 52  # of one line of a git binary patch
-
-
-@dataclass(frozen=True, slots=True)
-class Hunk:
-    """Lines `start` to `end` (from 0, end excluded) of the old file, and what stands there in the new one."""
-
-    start: int
-    end: int
-    old: tuple[bytes, ...]
-    new: tuple[bytes, ...]
-
-
-def hunks_of(old: bytes, new: bytes) -> tuple[Hunk, ...]:
-    """Return the places where the files differ, in order; lines end at \\n, as git counts them."""
-    before, after = _lines(old), _lines(new)
-    head = _common_prefix(before, after)
-    tail = _common_prefix(before[head:][::-1], after[head:][::-1])
-    middle, replacement = before[head : len(before) - tail], after[head : len(after) - tail]
-    # Without autojunk, which makes large diffs of long files; the trimming above keeps it quick.
-    opcodes = SequenceMatcher(None, middle, replacement, autojunk=False).get_opcodes()
-    return tuple(
-        Hunk(head + i1, head + i2, tuple(middle[i1:i2]), tuple(replacement[j1:j2]))
-        for tag, i1, i2, j1, j2 in opcodes
-        if tag != "equal"
-    )
-
-
-def apply_hunks(old: bytes, hunks: Sequence[Hunk]) -> bytes:
-    """Return the old file with these of its hunks applied."""
-    lines = _lines(old)
-    for hunk in sorted(hunks, key=lambda hunk: hunk.start, reverse=True):
-        lines[hunk.start : hunk.end] = hunk.new
-    return b"".join(lines)
-
-
-def count_changed_lines(old: bytes, new: bytes) -> int:
-    """Return the number of removed and added lines together."""
-    return sum(len(hunk.old) + len(hunk.new) for hunk in hunks_of(old, new))
 
 
 def unified_diff(path: str, old: bytes, new: bytes) -> str:
@@ -65,7 +26,7 @@ def unified_diff(path: str, old: bytes, new: bytes) -> str:
     hunks = hunks_of(old, new)
     if not hunks:
         return ""
-    body = b"".join(_format_groups(_lines(old), hunks))
+    body = b"".join(_format_groups(lines_of(old), hunks))
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
@@ -75,30 +36,22 @@ def unified_diff(path: str, old: bytes, new: bytes) -> str:
     return f"diff --git a/{path} b/{path}\n--- a/{path}{end}+++ b/{path}{end}{text}"
 
 
-def make_patch(candidate_id: str, path: str, old: bytes, new: bytes) -> Patch:
-    """Return the patch that turns the old file into the new one."""
-    diff = unified_diff(path, old, new)
-    assert _is_well_formed(diff), "a diff of ours that unidiff cannot read"
+def make_patch(candidate_id: str, change: Change, base: Callable[[str], bytes]) -> Patch:
+    """Return the patch that makes the change; `base` gives a file as it was."""
+    diff = diff_of(change, base)
+    assert _is_well_formed(diff, len(change)), "a diff of ours that unidiff cannot read"
     return Patch(
         diff=diff,
         candidate_id=candidate_id,
-        paths=(path,),
-        num_changed_lines=count_changed_lines(old, new),
+        paths=tuple(part.path for part in change),
+        num_changed_lines=num_changed_lines(change),
     )
 
 
-async def minimise(
-    old: bytes, new: bytes, still_passes: Callable[[bytes], Awaitable[bool]], *, max_trials: int
-) -> bytes:
-    """Return the new file without the hunks that the tests do not need, after at most `max_trials` trials."""
-    kept = list(hunks_of(old, new))
-    for hunk in tuple(reversed(kept))[:max_trials]:
-        if len(kept) == 1:
-            break
-        fewer = [other for other in kept if other is not hunk]
-        if await still_passes(apply_hunks(old, fewer)):
-            kept = fewer
-    return apply_hunks(old, kept)
+def diff_of(change: Change, base: Callable[[str], bytes]) -> str:
+    """Return the change of all its files as one diff; `base` gives a file as it was."""
+    files = apply_change(change, base)
+    return "".join(unified_diff(path, base(path), files[path]) for path in sorted(files))
 
 
 def _format_groups(lines: Sequence[bytes], hunks: Sequence[Hunk]) -> Iterator[bytes]:
@@ -160,22 +113,10 @@ def _length_letter(num_bytes: int) -> str:
     return chr(ord("A") + num_bytes - 1) if num_bytes <= 26 else chr(ord("a") + num_bytes - 27)
 
 
-def _is_well_formed(diff: str) -> bool:
+def _is_well_formed(diff: str, num_files: int) -> bool:
     if not diff or "\nGIT binary patch\n" in diff:
         return True
     try:
-        return len(PatchSet(diff)) == 1
+        return len(PatchSet(diff)) == num_files
     except UnidiffParseError:
         return False
-
-
-def _lines(data: bytes) -> list[bytes]:
-    lines = data.split(b"\n")
-    return [line + b"\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
-
-
-def _common_prefix(first: Sequence[bytes], second: Sequence[bytes]) -> int:
-    for i, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return i
-    return min(len(first), len(second))

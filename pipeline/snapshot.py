@@ -11,7 +11,7 @@ import io
 import os
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +27,13 @@ class Snapshot:
     commit: str  # of the repository's HEAD or the base asked for; "" where there is none yet
     num_uncommitted: int = 0  # changed or untracked files that are part of the snapshot
     warnings: tuple[str, ...] = ()  # what a user should know of things that were left out
+    changed: Mapping[str, bytes] = field(
+        default_factory=dict
+    )  # files that read as this, whatever the folder has
+
+    def with_files(self, files: Mapping[str, bytes]) -> Snapshot:
+        """Return the same tree with other content in these of its files; the folder stays as it is."""
+        return replace(self, changed={**self.changed, **files})
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
@@ -36,7 +43,7 @@ class Snapshot:
             dirs[:] = sorted(d for d in dirs if d != ".git")
             linked_dirs = [d for d in dirs if os.path.islink(os.path.join(folder, d))]
             found += [os.path.relpath(os.path.join(folder, name), self.root) for name in files + linked_dirs]
-        return tuple(sorted(path.replace(os.sep, "/") for path in found))
+        return tuple(sorted({*self.changed, *(path.replace(os.sep, "/") for path in found)}))
 
     @cached_property
     def python_paths(self) -> tuple[str, ...]:
@@ -49,6 +56,8 @@ class Snapshot:
         Raises:
             FileNotFoundError: no such regular file inside the tree (a link out of it counts as none).
         """
+        if path in self.changed:
+            return self.changed[path]
         try:
             # Not Path.resolve: a link that leads to itself makes it raise RuntimeError.
             target = Path(os.path.realpath(self.root / path))
@@ -64,7 +73,7 @@ class Snapshot:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for path in self.paths:
-                _add_path(archive, self.root / path, path)
+                _add_path(archive, self.root / path, path, self.changed.get(path))
         return buffer.getvalue()
 
     @cached_property
@@ -84,13 +93,13 @@ def tar_of(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _add_path(archive: tarfile.TarFile, source: Path, path: str) -> None:
+def _add_path(archive: tarfile.TarFile, source: Path, path: str, content: bytes | None) -> None:
     if source.is_symlink():
         info = _entry(path, _PLAIN)
         info.type, info.linkname = tarfile.SYMTYPE, os.readlink(source)
         archive.addfile(info)
     elif source.is_file():  # sockets, pipes and devices have no place in a repository
-        data = source.read_bytes()
+        data = source.read_bytes() if content is None else content
         info = _entry(path, _EXECUTABLE if os.access(source, os.X_OK) else _PLAIN)
         info.size = len(data)
         archive.addfile(info, io.BytesIO(data))

@@ -41,6 +41,7 @@ def judge(report: TestReport, *, fail_to_pass: Sequence[str], pass_to_pass: Coll
         num_target=len(fail_to_pass),
         num_broken=len(broken),
         num_kept=len(pass_to_pass) - len(broken),
+        fixed=tuple(fixed),
         feedback="" if done else feedback(failures, report),
         failure_class="" if done else failure_class(failures, report),
         wall_seconds=report.wall_seconds,

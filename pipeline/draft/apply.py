@@ -1,10 +1,10 @@
-"""Turns an answer into the file's new content, or into the reason why it never reaches a sandbox."""
+"""Turns an answer into the new content of files, or into the reason why it never reaches a sandbox."""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.core import ContextBundle, Prompt
@@ -14,27 +14,24 @@ from pipeline.draft.source import Edit, apply_edit, dedent, edit_between, read_s
 from pipeline.draft.syntax import (
     PARSE_ERRORS,
     Definition,
+    changes_program,
     compile_error,
-    fingerprint,
     first_definition,
     has_body,
     incompatibility,
 )
+from pipeline.snapshot import Snapshot
 
 # Code that asks whether it is being tested has no place in a repair.
 _ASKS_FOR_TESTS = re.compile(r"PYTEST_CURRENT_TEST|sys\.modules\b.{0,20}(?:py|unit)test|\bimport\s+pytest\b")
 
 
-_NO_CHANGE = "it changes nothing in the program"
-
-
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """An answer that became an edit."""
+    """An answer that became an edit of one or more files."""
 
-    edit: Edit
-    content: bytes  # the whole file, edited
-    fingerprint: str
+    files: Mapping[str, bytes]  # each changed file, whole
+    code: str  # what the answer made of the place it was asked for, dedented
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ class _RefusedError(ValueError):
 
 
 def apply_answer(
-    base: bytes,
+    tree: Snapshot,
     bundle: ContextBundle,
     prompt: Prompt,
     answer: str,
@@ -58,28 +55,29 @@ def apply_answer(
     test_names: Sequence[str] = (),
     keep_docstring: bool = True,
 ) -> Applied | Refused:
-    """Return the answer applied to the suspect's file, or why it is refused. Never raises for any answer.
+    """Return the files that the answer changes, or why it is refused. Never raises for any answer.
 
     `truncated`: the answer hit max_tokens; `test_names`: module names that a repair must not mention.
     """
+    path = bundle.suspect.path
     try:
+        base = tree.read_bytes(path)
         edit = _edit(base, bundle, prompt, answer, truncated=truncated, keep_docstring=keep_docstring)
         _refuse_overfitting(edit.text, read_source(base).text(), test_names)
-        content = apply_edit(base, edit)
+        files = {path: apply_edit(base, edit)}
     except (_RefusedError, NoDefinitionError, BlockMissedError) as exc:
         return Refused(str(exc))
     except UnicodeEncodeError as exc:
         return Refused(f"the answer has characters that the file's encoding {exc.encoding} lacks")
     except PARSE_ERRORS as exc:
         return Refused(f"the answer cannot be read: {type(exc).__name__}")
-    if content == base:
-        return Refused(_NO_CHANGE)
-    if error := compile_error(content, bundle.suspect.path):
-        return Refused(f"the file does not compile with it: {error}")
-    mark = fingerprint(bundle.suspect.path, content)
-    if mark == fingerprint(bundle.suspect.path, base):
-        return Refused(_NO_CHANGE)
-    return Applied(edit, content, mark)
+    files = {path: content for path, content in files.items() if content != tree.read_bytes(path)}
+    for path, content in files.items():
+        if error := compile_error(content, path):
+            return Refused(f"the file does not compile with it: {error}")
+    if not changes_program(files, tree.read_bytes):
+        return Refused("it changes nothing in the program")
+    return Applied(files, dedent(edit.text).rstrip())
 
 
 def _edit(

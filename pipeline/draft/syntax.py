@@ -6,6 +6,7 @@ import ast
 import hashlib
 import warnings
 from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -26,7 +27,9 @@ def parse(text: str) -> ast.Module:
 
 
 def compile_error(data: bytes, path: str) -> str:
-    """Return why the file does not compile, or an empty string. Nothing is run."""
+    """Return why the file does not compile, or an empty string. Nothing is run; no Python compiles always."""
+    if not path.endswith(".py"):
+        return ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -38,7 +41,7 @@ def compile_error(data: bytes, path: str) -> str:
     return ""
 
 
-@lru_cache(maxsize=16)  # the base is asked for with every candidate
+@lru_cache(maxsize=64)  # the base is asked for with every candidate
 def fingerprint(path: str, data: bytes) -> str:
     """Return a hash of the program without docstrings, comments and layout; of the bytes if it is none."""
     try:
@@ -47,6 +50,17 @@ def fingerprint(path: str, data: bytes) -> str:
     except PARSE_ERRORS:
         body = repr(data)
     return hashlib.sha256(f"{path}\0{body}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def program_fingerprint(files: Mapping[str, bytes], base: Callable[[str], bytes]) -> str:
+    """Return a hash of the program that these changed files make; `base` gives a file as it was."""
+    marks = (fingerprint(path, files[path]) for path in sorted(files) if _is_changed(path, files[path], base))
+    return hashlib.sha256("".join(marks).encode()).hexdigest()
+
+
+def changes_program(files: Mapping[str, bytes], base: Callable[[str], bytes]) -> bool:
+    """Say whether any of the files is another program than it was: not only layout, comments, docstrings."""
+    return any(_is_changed(path, data, base) for path, data in files.items())
 
 
 def edit_size(old: bytes, new: bytes) -> int:
@@ -79,6 +93,10 @@ def has_body(definition: Definition) -> bool:
         isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
         for node in definition.body
     )
+
+
+def _is_changed(path: str, data: bytes, base: Callable[[str], bytes]) -> bool:
+    return fingerprint(path, data) != fingerprint(path, base(path))
 
 
 def _class_incompatibility(old: Definition, new: Definition) -> str:

@@ -7,8 +7,8 @@ from typing import Any, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.change import Change
 from pipeline.core import Candidate, ContextBundle, PreparedEnvironment, Suspect
-from pipeline.draft.source import Edit
 from pipeline.runs import CandidateRecord, RoundRecord, RunRecord
 
 
@@ -20,16 +20,23 @@ class Attempt(BaseModel):
     error: str
 
 
+class Drafted(BaseModel):
+    """What a candidate is, beside its record."""
+
+    change: Change  # against the base, whatever tree it was drafted on
+    code: str  # what its answer made of the suspect
+
+
 class Progress(BaseModel):
     """Everything that a node may need to know of the nodes before it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
     record: RunRecord
     environment: PreparedEnvironment | None = None
     covered: dict[str, list[int]] = Field(default_factory=dict)  # path -> lines that the failing tests ran
     bundles: list[ContextBundle] = Field(default_factory=list)  # of this round, one for each prompt
-    edits: dict[str, Edit] = Field(default_factory=dict)  # of this round, by candidate id
+    drafted: dict[str, Drafted] = Field(default_factory=dict)  # of this round, by candidate id
     attempts: dict[str, Attempt] = Field(default_factory=dict)  # by suspect
     use_feedback: bool = False  # the next prompts show the attempts
     limit: str = ""  # the name of the limit that was hit

@@ -505,7 +505,7 @@ async def test_a_suspect_among_the_tests_is_refused_at_the_gate(tmp_path, repo):
     tools = make_tools(make_task(repo), RunFolder(tmp_path / "run"), edges.dependencies(tmp_path))
     await apply(tools, progress)
     assert progress.round.candidates[0].candidate.refused == f"{TEST} belongs to the tests"
-    assert progress.edits == {}
+    assert progress.drafted == {}
 
 
 IN_TESTS = Suspect(path=TEST, qualname="test_add", start_line=4, end_line=5, score=1.0)

@@ -1,4 +1,4 @@
-"""The patch is exactly what git applies, and no larger than the tests need."""
+"""The patch is exactly what git applies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.patch import apply_hunks, count_changed_lines, hunks_of, make_patch, minimise, unified_diff
+from pipeline.change import change_between
+from pipeline.patch import diff_of, make_patch, unified_diff
 
 BASE = b"".join(b"line %d\n" % i for i in range(40))
 
@@ -58,10 +59,20 @@ def test_equal_files_have_an_empty_diff():
     assert unified_diff("m.py", BASE, BASE) == ""
 
 
-def test_patch_counts_removed_and_added_lines():
-    new = BASE.replace(b"line 5\n", b"five\nmore\n")
-    patch = make_patch("r1c00", "m.py", BASE, new)
-    assert (patch.num_changed_lines, patch.paths) == (3, ("m.py",))
+def test_patch_counts_removed_and_added_lines_of_all_files():
+    base = {"m.py": BASE, "n.py": b"x\n"}
+    new = {"m.py": BASE.replace(b"line 5\n", b"five\nmore\n"), "n.py": b""}
+    patch = make_patch("r1c00", change_between(base, new), base.__getitem__)
+    assert (patch.num_changed_lines, patch.paths) == (4, ("m.py", "n.py"))
+
+
+def test_git_applies_a_diff_of_several_files(tmp_path):
+    base = {"b.py": BASE, "a b.py": b"x\ny", "c.py": b"# \xe9\n"}
+    new = {"b.py": BASE.replace(b"line 5\n", b""), "a b.py": b"x\nz", "c.py": b"# \xe8\n"}
+    for path, data in base.items():
+        (tmp_path / path).write_bytes(data)
+    git_apply(tmp_path, "b.py", BASE, diff_of(change_between(base, new), base.__getitem__))
+    assert {path: (tmp_path / path).read_bytes() for path in new} == new
 
 
 LINES = st.lists(st.sampled_from([b"a\n", b"b\n", b"c\n", b"\r\n", b"  d\n", b"\n"]), max_size=30)
@@ -69,34 +80,6 @@ LINES = st.lists(st.sampled_from([b"a\n", b"b\n", b"c\n", b"\r\n", b"  d\n", b"\
 
 @given(LINES, LINES)
 @settings(max_examples=200)
-def test_all_hunks_together_make_the_new_file(old, new):
-    before, after = b"".join(old), b"".join(new)
-    hunks = hunks_of(before, after)
-    assert apply_hunks(before, hunks) == after
-    assert count_changed_lines(before, after) >= abs(len(old) - len(new))
-    if hunks:
-        make_patch("r1c00", "m.py", before, after)  # asserts that unidiff reads it
-
-
-async def test_minimise_drops_the_hunks_that_the_tests_do_not_need():
-    new = BASE.replace(b"line 5\n", b"fix\n").replace(b"line 20\n", b"noise\n").replace(b"line 30\n", b"")
-
-    async def needs_the_fix(content: bytes) -> bool:
-        return b"fix\n" in content
-
-    assert await minimise(BASE, new, needs_the_fix, max_trials=8) == BASE.replace(b"line 5\n", b"fix\n")
-
-
-async def test_minimise_stops_at_its_trials_and_never_tries_the_base():
-    new = BASE.replace(b"line 5\n", b"fix\n").replace(b"line 20\n", b"noise\n").replace(b"line 30\n", b"")
-    tried = []
-
-    async def anything(content: bytes) -> bool:
-        tried.append(content)
-        return True
-
-    await minimise(BASE, new, anything, max_trials=8)
-    assert BASE not in tried
-    tried.clear()
-    await minimise(BASE, new, anything, max_trials=1)
-    assert len(tried) == 1
+def test_whatever_the_files_are_unidiff_reads_the_patch(old, new):
+    base, after = {"m.py": b"".join(old)}, {"m.py": b"".join(new)}
+    make_patch("r1c00", change_between(base, after), base.__getitem__)  # asserts it

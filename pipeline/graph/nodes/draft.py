@@ -8,14 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from pipeline.change import change_between
 from pipeline.core import Candidate, Completion, ContextBundle, Prompt, Sampling
 from pipeline.draft.apply import Refused, apply_answer
 from pipeline.draft.lines import quoted_line, replaced_line
 from pipeline.draft.prompt import STOP
+from pipeline.draft.syntax import program_fingerprint
 from pipeline.graph.routing import num_candidates, num_tokens
-from pipeline.graph.state import Progress
+from pipeline.graph.state import Drafted, Progress
 from pipeline.graph.toolbox import Toolbox
-from pipeline.patch import unified_diff
+from pipeline.patch import diff_of
 from pipeline.runs import CandidateRecord, PromptRecord
 from pipeline.telemetry import Action
 from pipeline.testrun import is_trusted
@@ -164,28 +166,28 @@ def _allowance(tools: Toolbox, progress: Progress, max_tokens: int) -> int:
 
 def _applied(tools: Toolbox, progress: Progress, entry: CandidateRecord, known: dict[str, str]) -> Candidate:
     bundle = progress.bundles[entry.prompt_number]
-    path = bundle.suspect.path
-    if is_trusted(path):
-        return replace(entry.candidate, refused=f"{path} belongs to the tests")
-    base = tools.snapshot.read_bytes(path)
+    if is_trusted(bundle.suspect.path):
+        return replace(entry.candidate, refused=f"{bundle.suspect.path} belongs to the tests")
+    tree, base = tools.snapshot, tools.snapshot.read_bytes
     record = progress.round.prompts[entry.prompt_number]
     prompt, answer = record.prompt, entry.completion.text
     truncated = entry.completion.finish_reason == "length"
     if record.span:
         answer = replaced_line(bundle.definition, record.span, answer, truncated=truncated)
         prompt, truncated = replace(prompt, prefill=""), False
-    result = apply_answer(base, bundle, prompt, answer, truncated=truncated, test_names=_test_names(progress))
+    result = apply_answer(tree, bundle, prompt, answer, truncated=truncated, test_names=_test_names(progress))
     if isinstance(result, Refused):
         return replace(entry.candidate, refused=result.reason)
-    if result.fingerprint in known:
-        return replace(
-            entry.candidate,
-            refused=f"the same program as {known[result.fingerprint]}",
-            fingerprint=result.fingerprint,
-        )
-    progress.edits[entry.candidate.candidate_id] = result.edit
-    diff = unified_diff(path, base, result.content)
-    return replace(entry.candidate, diff=diff, fingerprint=result.fingerprint)
+    trusted = next((path for path in result.files if is_trusted(path)), "")
+    if trusted:
+        return replace(entry.candidate, refused=f"{trusted} belongs to the tests")
+    change = change_between({path: base(path) for path in result.files}, result.files)
+    fingerprint = program_fingerprint(result.files, base)
+    if fingerprint in known:
+        same = f"the same program as {known[fingerprint]}"
+        return replace(entry.candidate, refused=same, fingerprint=fingerprint)
+    progress.drafted[entry.candidate.candidate_id] = Drafted(change=change, code=result.code)
+    return replace(entry.candidate, diff=diff_of(change, base), fingerprint=fingerprint)
 
 
 def _test_names(progress: Progress) -> list[str]:

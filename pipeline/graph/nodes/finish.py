@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from pipeline.change import Change, apply_change, num_changed_lines
 from pipeline.core import VerdictKind
-from pipeline.draft.source import apply_edit
 from pipeline.draft.syntax import compile_error, edit_size
 from pipeline.graph.nodes.test import verdict_on
 from pipeline.graph.routing import num_candidates, resolved
 from pipeline.graph.state import Progress
 from pipeline.graph.toolbox import Toolbox
-from pipeline.patch import count_changed_lines, make_patch, minimise
+from pipeline.minimise import minimise
+from pipeline.patch import make_patch
 from pipeline.telemetry import Action
 
 _MAX_MINIMISE_TRIALS = 8  # each costs a run of the tests
@@ -19,18 +20,10 @@ _MAX_MINIMISE_TRIALS = 8  # each costs a run of the tests
 
 async def select(tools: Toolbox, progress: Progress) -> None:
     """Choose the smallest patch that resolves, and drop what of it the tests do not need."""
-    sizes = {}
-    contents = {}
-    for number, entry in enumerate(resolved(progress)):
-        candidate = entry.candidate
-        base = tools.snapshot.read_bytes(candidate.suspect.path)
-        new = apply_edit(base, progress.edits[candidate.candidate_id])
-        contents[candidate.candidate_id] = (candidate.suspect.path, base, new)
-        sizes[candidate.candidate_id] = (count_changed_lines(base, new), edit_size(base, new), number)
-    winner = min(sizes, key=lambda candidate_id: sizes[candidate_id])
-    path, base, new = contents[winner]
-    smallest = await _minimised(tools, progress, path, base, new)
-    progress.record.patch = make_patch(winner, path, base, smallest)
+    ids = [entry.candidate.candidate_id for entry in resolved(progress)]
+    winner = min(ids, key=lambda candidate_id: _size(tools, progress.drafted[candidate_id].change))
+    change = await _minimised(tools, progress, progress.drafted[winner].change)
+    progress.record.patch = make_patch(winner, change, tools.snapshot.read_bytes)
     progress.record.status = "solved"
     progress.record.reason = f"{winner} makes every target test pass and breaks none"
     tools.say(Action.SOLVED, f"solved by {winner}", candidate_id=winner)
@@ -62,18 +55,28 @@ async def report(tools: Toolbox, progress: Progress) -> None:
         tools.folder.write_text("patch.diff", progress.record.patch.diff)
 
 
-async def _minimised(tools: Toolbox, progress: Progress, path: str, base: bytes, new: bytes) -> bytes:
+def _size(tools: Toolbox, change: Change) -> tuple[int, int]:
+    base = tools.snapshot.read_bytes
+    files = apply_change(change, base)
+    return num_changed_lines(change), sum(edit_size(base(path), files[path]) for path in files)
+
+
+async def _minimised(tools: Toolbox, progress: Progress, change: Change) -> Change:
     num_trials = 0
 
-    async def still_resolves(content: bytes) -> bool:
+    def compiles(fewer: Change) -> bool:
+        files = apply_change(fewer, tools.snapshot.read_bytes)
+        return not any(compile_error(content, path) for path, content in files.items())
+
+    async def still_resolves(fewer: Change) -> bool:
         nonlocal num_trials
         num_trials += 1
-        if compile_error(content, path) or tools.seconds_left(progress) <= 0:
+        if tools.seconds_left(progress) <= 0:
             return False
-        verdict, _ = await verdict_on(tools, progress, f"minimise{num_trials}", path, content)
+        verdict, _ = await verdict_on(tools, progress, f"minimise{num_trials}", fewer)
         return verdict.kind is VerdictKind.RESOLVED
 
-    return await minimise(base, new, still_resolves, max_trials=_MAX_MINIMISE_TRIALS)
+    return await minimise(change, still_resolves, is_sound=compiles, max_trials=_MAX_MINIMISE_TRIALS)
 
 
 def _say_escalated(tools: Toolbox, progress: Progress) -> None:

@@ -43,7 +43,7 @@ async def pack(tools: Toolbox, progress: Progress) -> None:
     number = len(progress.record.rounds) + 1
     rung = _held_to_depth(tools, tools.settings.planner.ladder[number - 1], info)
     progress.record.rounds.append(RoundRecord(number=number, rung=rung))
-    progress.bundles, progress.edits = [], {}
+    progress.bundles, progress.drafted = [], {}
     num_packed = 0
     for suspect in progress.record.suspects:
         if num_packed == rung.num_suspects:

@@ -7,8 +7,8 @@ import time
 from collections import deque
 from dataclasses import replace
 
+from pipeline.change import Change, apply_change
 from pipeline.core import SandboxLimits, Verdict, VerdictKind
-from pipeline.draft.source import apply_edit, dedent
 from pipeline.exceptions import SandboxError
 from pipeline.graph.routing import limit_reached
 from pipeline.graph.state import Attempt, Progress, suspect_key
@@ -31,7 +31,7 @@ async def test(tools: Toolbox, progress: Progress) -> None:
     Raises:
         SandboxError: the sandbox failed for every candidate.
     """
-    entries = [r for r in progress.round.candidates if r.candidate.candidate_id in progress.edits]
+    entries = [r for r in progress.round.candidates if r.candidate.candidate_id in progress.drafted]
     waiting = deque(enumerate(entries))
     at_work: dict[asyncio.Task[None] | None, int] = {}  # worker -> the number of its candidate
     started = time.monotonic()
@@ -74,9 +74,9 @@ async def judge(tools: Toolbox, progress: Progress) -> None:
 
 
 async def verdict_on(
-    tools: Toolbox, progress: Progress, name: str, path: str, content: bytes
+    tools: Toolbox, progress: Progress, name: str, change: Change
 ) -> tuple[Verdict, dict[str, str]]:
-    """Return the verdict on a file's new content, and the tests whose status it changes.
+    """Return the verdict on a change of the base, and the tests whose status it changes.
 
     The failing tests run first, alone; only what passes them is worth the whole command.
     """
@@ -86,7 +86,8 @@ async def verdict_on(
         **dict.fromkeys(baseline.pass_to_pass, "passed"),
         **dict.fromkeys(baseline.fail_to_pass, "failed"),
     }
-    files, limits = {path: content}, _candidate_limits(tools, baseline.wall_seconds)
+    files = apply_change(change, tools.snapshot.read_bytes)
+    limits = _candidate_limits(tools, baseline.wall_seconds)
     seconds = 0.0
     if tools.command.runner == "pytest" and baseline.pass_to_pass:
         _, report = await tools.run_tests(
@@ -102,9 +103,9 @@ async def verdict_on(
 
 
 async def _test_candidate(tools: Toolbox, progress: Progress, entry: CandidateRecord) -> None:
-    candidate_id, path = entry.candidate.candidate_id, entry.candidate.suspect.path
-    content = apply_edit(tools.snapshot.read_bytes(path), progress.edits[candidate_id])
-    entry.verdict, entry.tests_changed = await verdict_on(tools, progress, candidate_id, path, content)
+    candidate_id = entry.candidate.candidate_id
+    change = progress.drafted[candidate_id].change
+    entry.verdict, entry.tests_changed = await verdict_on(tools, progress, candidate_id, change)
     verdict = entry.verdict
     tools.say(
         Action.CANDIDATE_JUDGED,
@@ -161,6 +162,6 @@ def _attempt(progress: Progress, entry: CandidateRecord) -> Attempt | None:
     partial, mendable = verdict.kind is VerdictKind.PARTIAL, verdict.failure_class in _MENDABLE
     return Attempt(
         rank=0 if partial else 1 if mendable else 2,
-        code=dedent(progress.edits[entry.candidate.candidate_id].text).rstrip(),
+        code=progress.drafted[entry.candidate.candidate_id].code,
         error=verdict.feedback,
     )
