@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from pipeline.core import Limits
@@ -41,6 +41,10 @@ class EndpointSection(_Section):
     max_recurrence_depth: int = Field(default=1, ge=1)  # above 1 only for a vLLM with loopwright's plugin
 
 
+class StrongSection(EndpointSection):
+    """A stronger model's server, for the rungs that ask for it; the others draft with the run's own model."""
+
+
 class SandboxSection(_Section):
     """Where tests run."""
 
@@ -61,6 +65,7 @@ class Rung(_Section):
     greedy_first: bool = True  # the first candidate of each prompt is greedy
     context: Literal["narrow", "wide"] = "narrow"  # wide adds callees and siblings
     feedback: bool = False  # show the best failing candidate and why it failed
+    model: Literal["own", "strong"] = "own"  # strong: the server of the section `strong`
 
 
 def _default_ladder() -> tuple[Rung, ...]:
@@ -86,6 +91,7 @@ class PlannerSection(_Section):
     """How the planner searches."""
 
     ladder: tuple[Rung, ...] = Field(default_factory=_default_ladder, min_length=1)
+    policy: Literal["ladder", "learned"] = "ladder"  # rungs in their order, or as past verdicts teach
     max_prompt_tokens: int = Field(default=2048, ge=128)
     num_suspects: int = Field(default=10, ge=1)  # kept by localise
     top_p: float = Field(default=0.95, gt=0, le=1)
@@ -103,9 +109,16 @@ class Settings(BaseSettings):
     model_dtype: Literal["auto", "int8", "float32", "bfloat16"] = "auto"
     engine: EngineSection = EngineSection()
     endpoint: EndpointSection = EndpointSection()
+    strong: StrongSection = StrongSection()
     sandbox: SandboxSection = SandboxSection()
     planner: PlannerSection = PlannerSection()
     limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _strong_is_there(self) -> Settings:
+        if not self.strong.url and any(rung.model == "strong" for rung in self.planner.ladder):
+            raise ValueError("a rung of the ladder asks for the strong model: set strong.url")
+        return self
 
 
 def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:

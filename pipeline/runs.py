@@ -52,6 +52,8 @@ class RoundRecord(_Record):
 
     number: int  # counts from 1
     rung: Rung
+    rung_number: int = 0  # its place in the ladder, from 0
+    reason: str = ""  # why the policy chose it
     prompts: list[PromptRecord] = Field(default_factory=list)
     candidates: list[CandidateRecord] = Field(default_factory=list)
     draft_seconds: float = 0.0

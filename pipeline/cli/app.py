@@ -30,6 +30,7 @@ _COMMANDS = {
     "up": _Entry("pipeline.cli.cluster_commands:up", "Start a warm engine that later commands reuse."),
     "status": _Entry("pipeline.cli.cluster_commands:status", "Show the warm engine."),
     "down": _Entry("pipeline.cli.cluster_commands:down", "End the warm engine."),
+    "policy": _Entry("pipeline.cli.policy_commands:app", "Show and feed what chooses the next round."),
     "sandbox": _Entry(
         "pipeline.cli.sandbox_commands:app", "Build and check the sandboxes that tests run in."
     ),

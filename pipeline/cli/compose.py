@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.cli.home import clones_root, engine_root, environments_root, home_root
-from pipeline.config import Settings
+from pipeline.cli.home import clones_root, engine_root, environments_root, home_root, outcomes_path
+from pipeline.config import EndpointSection, Settings
 from pipeline.core import Completion, GeneratorInfo, Prompt, Sampling
 from pipeline.exceptions import EnvironmentBrokenError, InputError, ModelUnavailableError
 from pipeline.protocols import Generator
@@ -60,10 +60,12 @@ async def composed(settings: Settings, emit: Emit) -> AsyncIterator[Dependencies
     async with _generator(settings, engine, emit) as generator:
         yield Dependencies(
             generator=generator,
+            strong=await _strong_generator(settings, emit),
             sandbox=sandbox,
             environments=environments,
             settings=settings,
             clone_cache=clones_root(),
+            outcomes_path=outcomes_path(),
             emit=emit,
         )
 
@@ -78,7 +80,7 @@ async def _generator(
     settings: Settings, engine: ClusterSettings | None, emit: Emit
 ) -> AsyncIterator[Generator]:
     if engine is None:
-        generator = endpoint_generator(settings, emit)
+        generator = endpoint_generator(settings.endpoint, emit)
         await generator.info()  # a server that does not answer is told before anything is prepared
         yield generator
         return
@@ -223,16 +225,29 @@ def pull_model(settings: Settings, emit: Emit) -> None:
     emit(Event(Action.STAGE_FINISHED, f"the model {settings.model} is here", {"stage": "model"}))
 
 
-def endpoint_generator(settings: Settings, emit: Emit) -> Generator:
-    """Return the generator over the server that the settings name."""
+async def _strong_generator(settings: Settings, emit: Emit) -> Generator | None:
+    """Return the stronger model, or None where no rung may ask for it.
+
+    Raises:
+        EnvironmentBrokenError: its server does not answer.
+    """
+    if not settings.strong.url:
+        return None
+    generator = endpoint_generator(settings.strong, emit)
+    await generator.info()
+    return generator
+
+
+def endpoint_generator(section: EndpointSection, emit: Emit) -> Generator:
+    """Return the generator over the server that the section names."""
     from workers.openai_generator import EndpointSettings, OpenAIGenerator
 
     endpoint = EndpointSettings(
-        url=settings.endpoint.url,
-        model=settings.endpoint.model,
-        api_key_variable=settings.endpoint.api_key_variable,
-        max_model_tokens=settings.endpoint.max_model_tokens,
-        max_recurrence_depth=settings.endpoint.max_recurrence_depth,
+        url=section.url,
+        model=section.model,
+        api_key_variable=section.api_key_variable,
+        max_model_tokens=section.max_model_tokens,
+        max_recurrence_depth=section.max_recurrence_depth,
     )
     return OpenAIGenerator(endpoint, on_progress=_token_progress(emit))
 

@@ -1,4 +1,4 @@
-"""Where loopwright keeps what outlives a command: models, runs, environments, clones, engine state."""
+"""Where loopwright keeps what outlives a command: models, runs, environments, clones, engine, outcomes."""
 
 from __future__ import annotations
 
@@ -30,3 +30,8 @@ def clones_root() -> Path:
 def engine_root() -> Path:
     """Return the folder of the warm engine's state, log and token."""
     return home_root() / "engine"
+
+
+def outcomes_path() -> Path:
+    """Return the file of past rounds that the escalation policy learns from."""
+    return home_root() / "outcomes.jsonl"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pipeline.config import Rung
-from pipeline.core import Limits, VerdictKind
+from pipeline.config import PlannerSection, Rung
+from pipeline.core import Limits, Task, VerdictKind
 from pipeline.graph.state import Progress
+from pipeline.policy.choice import Choice, choose_rung
 from pipeline.runs import CandidateRecord, RunRecord
 
 Next = Literal["select", "revise", "escalate", "give_up"]
@@ -25,10 +26,22 @@ def after_judge(progress: Progress, ladder: Sequence[Rung]) -> Next:
     """Return the next node after a round."""
     if resolved(progress):
         return "select"
-    if progress.limit or len(progress.record.rounds) >= len(ladder):
+    if progress.limit or progress.next_rung is None:
         return "give_up"
-    next_rung = ladder[len(progress.record.rounds)]
-    return "revise" if next_rung.feedback and progress.attempts else "escalate"
+    rung = ladder[progress.next_rung.number]
+    return "revise" if rung.feedback and progress.attempts else "escalate"
+
+
+def next_rung(task: Task, planner: PlannerSection, progress: Progress) -> Choice | None:
+    """Return the rung that the policy climbs next, or None at the ladder's end."""
+    rounds = progress.record.rounds
+    return choose_rung(
+        planner.ladder,
+        used={round_.rung_number for round_ in rounds},
+        has_attempts=bool(progress.attempts),
+        stats=progress.arm_stats,
+        seed=f"{task.task_id}:{planner.seed}:{len(rounds)}",
+    )
 
 
 def resolved(progress: Progress) -> list[CandidateRecord]:

@@ -21,6 +21,7 @@ from pipeline.graph.routing import recursion_limit
 from pipeline.graph.state import Progress, dump, load
 from pipeline.graph.toolbox import Toolbox
 from pipeline.ledger import LedgerGenerator, LedgerSandbox
+from pipeline.policy.store import OutcomeStore
 from pipeline.protocols import EnvironmentBuilder, Generator, Sandbox
 from pipeline.runs import RunFolder, RunRecord, RunStatus
 from pipeline.telemetry import Emit, discard
@@ -33,10 +34,12 @@ class Dependencies:
     """The edges of the graph: everything that reaches outside, and the settings."""
 
     generator: Generator
+    strong: Generator | None = None  # a stronger one, for the rungs that ask for it
     sandbox: Sandbox
     environments: EnvironmentBuilder
     settings: Settings
     clone_cache: Path
+    outcomes_path: Path | None = None  # where past rounds are kept for the policy; None: nowhere
     emit: Emit = discard
     num_sharing: int = 1  # tasks that share these edges: each may take as many times its wall seconds
 
@@ -101,9 +104,11 @@ def make_tools(task: Task, folder: RunFolder, deps: Dependencies) -> Toolbox:
         settings=deps.settings,
         folder=folder,
         generator=LedgerGenerator(deps.generator, folder.ledger_path),
+        strong=LedgerGenerator(deps.strong, folder.ledger_path) if deps.strong else None,
         sandbox=LedgerSandbox(deps.sandbox, folder.ledger_path),
         environments=deps.environments,
         clone_cache=deps.clone_cache,
+        outcomes=OutcomeStore(deps.outcomes_path) if deps.outcomes_path else None,
         emit=deps.emit,
         num_sharing=deps.num_sharing,
     )

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.change import Change
 from pipeline.core import Candidate, ContextBundle, PreparedEnvironment, Suspect
+from pipeline.policy.arms import ArmStats
+from pipeline.policy.choice import Choice
 from pipeline.runs import CandidateRecord, RoundRecord, RunRecord
 
 
@@ -38,6 +40,8 @@ class Progress(BaseModel):
     bundles: list[ContextBundle] = Field(default_factory=list)  # of this round, one for each prompt
     drafted: dict[str, Drafted] = Field(default_factory=dict)  # of this round, by candidate id
     attempts: dict[str, Attempt] = Field(default_factory=dict)  # by suspect
+    arm_stats: list[ArmStats] = Field(default_factory=list)  # of each rung; empty: the ladder's order holds
+    next_rung: Choice | None = None  # None: the ladder is at its end
     use_feedback: bool = False  # the next prompts show the attempts
     limit: str = ""  # the name of the limit that was hit
 

@@ -9,9 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Settings
+from pipeline.config import Rung, Settings
 from pipeline.core import (
-    GeneratorInfo,
     Message,
     Outcome,
     Prompt,
@@ -23,6 +22,7 @@ from pipeline.core import (
 from pipeline.exceptions import InputError, SandboxError
 from pipeline.graph.state import Progress
 from pipeline.ledger import LedgerGenerator, LedgerSandbox
+from pipeline.policy.store import OutcomeStore
 from pipeline.protocols import EnvironmentBuilder
 from pipeline.runs import RunFolder
 from pipeline.snapshot import Snapshot, tar_of
@@ -39,9 +39,11 @@ class Toolbox:
     settings: Settings
     folder: RunFolder
     generator: LedgerGenerator
+    strong: LedgerGenerator | None  # of the rungs that ask for it
     sandbox: LedgerSandbox
     environments: EnvironmentBuilder
     clone_cache: Path
+    outcomes: OutcomeStore | None  # of past rounds; None: nothing is learned
     emit: Emit
     num_sharing: int = 1  # tasks that share the engine and the sandboxes, this one included
     stage_started: float = field(default_factory=time.monotonic)
@@ -88,14 +90,14 @@ class Toolbox:
         finished = sum(progress.record.seconds_by_stage.values())
         return (finished + time.monotonic() - self.stage_started) / self.num_sharing
 
-    async def info(self) -> GeneratorInfo:
-        """Return what the generator is; waits until it is ready."""
-        return await self.generator.info()
+    def drafter(self, rung: Rung) -> LedgerGenerator:
+        """Return the generator that drafts on this rung."""
+        return self.strong if self.strong is not None and rung.model == "strong" else self.generator
 
-    async def count_texts(self, texts: Sequence[str]) -> list[int]:
+    async def count_texts(self, texts: Sequence[str], rung: Rung) -> list[int]:
         """Return the number of tokens of each text by itself, without the chat template."""
         prompts = [Prompt((Message("user", text),)) for text in ("", *texts)]
-        empty, *counts = await self.generator.count_tokens(prompts)
+        empty, *counts = await self.drafter(rung).count_tokens(prompts)
         return [count - empty for count in counts]
 
     async def run_tests(

@@ -10,6 +10,7 @@ from pipeline.config import Rung
 from pipeline.core import Candidate, Completion, Limits, Suspect, Task, Verdict, VerdictKind
 from pipeline.graph.routing import after_judge, after_localise, limit_reached
 from pipeline.graph.state import Attempt, Progress, dump, load
+from pipeline.policy.choice import Choice
 from pipeline.runs import CandidateRecord, RoundRecord, RunRecord
 
 SUSPECT = Suspect(path="m.py", qualname="f", start_line=1, end_line=2, score=1.0)
@@ -66,12 +67,12 @@ ATTEMPTS = {"key": Attempt(rank=2, code="c", error="e")}
     [
         (progress_after(round_of(1, VerdictKind.UNCHANGED, VerdictKind.RESOLVED)), "select"),
         (progress_after(round_of(1, VerdictKind.RESOLVED), limit="num_tokens"), "select"),  # found in time
-        (progress_after(FAILED), "escalate"),
-        (progress_after(round_of(1, None)), "escalate"),  # all refused
-        (progress_after(FAILED, limit="num_tokens"), "give_up"),
-        (progress_after(FAILED, FAILED, attempts=ATTEMPTS), "revise"),
-        (progress_after(FAILED, FAILED), "escalate"),  # nothing to show
-        (progress_after(FAILED, FAILED, FAILED, attempts=ATTEMPTS), "give_up"),
+        (progress_after(FAILED, next_rung=Choice(1, "")), "escalate"),
+        (progress_after(round_of(1, None), next_rung=Choice(1, "")), "escalate"),  # all refused
+        (progress_after(FAILED, limit="num_tokens", next_rung=Choice(1, "")), "give_up"),
+        (progress_after(FAILED, FAILED, attempts=ATTEMPTS, next_rung=Choice(2, "")), "revise"),
+        (progress_after(FAILED, FAILED, next_rung=Choice(2, "")), "escalate"),  # nothing to show
+        (progress_after(FAILED, FAILED, FAILED, attempts=ATTEMPTS), "give_up"),  # no rung is left
     ],
 )
 def test_the_way_after_a_round(progress, node):

@@ -97,7 +97,7 @@ async def _generate(
     """Draft these prompts as one batch, and add the candidates turn by turn over the prompts."""
     if not numbers:
         return
-    answers = await tools.generator.generate([prompts[i] for i in numbers], sampling)
+    answers = await tools.drafter(progress.round.rung).generate([prompts[i] for i in numbers], sampling)
     for sample in range(sampling.num_samples):
         for i, completions in zip(numbers, answers, strict=True):
             _add(progress, i, sample, completions[sample], sampling)
@@ -136,8 +136,9 @@ async def _max_completion_tokens(tools: Toolbox, progress: Progress) -> int:
     if not progress.bundles:
         return 1
     originals = [_original(bundle, p) for bundle, p in _bundled_prompts(progress)]
-    sizes = await tools.count_texts(list(dict.fromkeys(originals)))
-    info = await tools.info()
+    rung = progress.round.rung
+    sizes = await tools.count_texts(list(dict.fromkeys(originals)), rung)
+    info = await tools.drafter(rung).info()
     room = info.max_model_tokens - max(p.num_tokens for p in progress.round.prompts)
     writes_lines = all(p.span for p in progress.round.prompts)
     return min(2 * max(sizes) + (_SPARE_LINE_TOKENS if writes_lines else _SPARE_TOKENS), room)

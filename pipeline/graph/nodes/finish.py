@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 
 from pipeline.change import Change, apply_change, num_changed_lines
 from pipeline.core import VerdictKind
 from pipeline.draft.syntax import compile_error, edit_size
+from pipeline.exceptions import InputError
 from pipeline.graph.nodes.test import verdict_on
 from pipeline.graph.routing import num_candidates, resolved
 from pipeline.graph.state import Progress
@@ -53,6 +55,16 @@ async def report(tools: Toolbox, progress: Progress) -> None:
     progress.record.finished_at = datetime.now(UTC)
     if progress.record.patch is not None:
         tools.folder.write_text("patch.diff", progress.record.patch.diff)
+    if tools.outcomes is not None:
+        await asyncio.to_thread(_keep_outcomes, tools, progress)
+
+
+def _keep_outcomes(tools: Toolbox, progress: Progress) -> None:
+    assert tools.outcomes is not None
+    try:
+        tools.outcomes.add(progress.record)
+    except InputError as exc:  # a run does not fail because nothing can be learned from it
+        tools.say(Action.WARNING, f"the policy learns nothing from this run: {exc}")
 
 
 def _size(tools: Toolbox, change: Change) -> tuple[int, int]:
@@ -80,13 +92,14 @@ async def _minimised(tools: Toolbox, progress: Progress, change: Change) -> Chan
 
 
 def _say_escalated(tools: Toolbox, progress: Progress) -> None:
+    assert progress.next_rung is not None
     number = len(progress.record.rounds) + 1
-    rung = tools.settings.planner.ladder[number - 1]
+    rung = tools.settings.planner.ladder[progress.next_rung.number]
     settings = rung.model_dump(mode="json")
     tools.say(
         Action.ESCALATED,
         f"round {number}: {rung.num_candidates} candidates over {rung.num_suspects} suspects, "
-        f"depth {rung.recurrence_depth}, temperature {rung.temperature}",
+        f"depth {rung.recurrence_depth}, temperature {rung.temperature} ({progress.next_rung.reason})",
         round=number,
         **settings,
     )

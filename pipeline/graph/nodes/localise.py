@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from pipeline.config import Rung
 from pipeline.context.failures import Evidence
@@ -12,8 +13,10 @@ from pipeline.core import ContextBundle, GeneratorInfo, Prompt, Suspect
 from pipeline.draft.lines import Span, statement_spans
 from pipeline.draft.prompt import Feedback, render_prompt
 from pipeline.exceptions import LimitReachedError
+from pipeline.graph.routing import next_rung
 from pipeline.graph.state import Progress, suspect_key
 from pipeline.graph.toolbox import Toolbox
+from pipeline.policy.arms import ArmStats, stats_of
 from pipeline.runs import PromptRecord, RoundRecord
 from pipeline.telemetry import Action
 from pipeline.testrun import coverage_options, is_trusted, read_coverage
@@ -34,15 +37,22 @@ async def localise(tools: Toolbox, progress: Progress) -> None:
         num_suspects=tools.settings.planner.num_suspects,
     )
     progress.record.suspects = [suspect for suspect in found if not is_trusted(suspect.path)]
+    progress.arm_stats = await asyncio.to_thread(_arm_stats, tools, (await tools.generator.info()).model)
+    progress.next_rung = next_rung(tools.task, tools.settings.planner, progress)
 
 
 async def pack(tools: Toolbox, progress: Progress) -> None:
     """Begin a round: choose its rung and suspects, and render the prompts: one each, or one for each line."""
-    info = await tools.info()
-    progress.record.model = info.model
+    choice = progress.next_rung
+    assert choice is not None, "routing goes on to pack only where a rung is left"
+    chosen = tools.settings.planner.ladder[choice.number]
+    progress.record.model = (await tools.generator.info()).model
+    info = await tools.drafter(chosen).info()
+    rung = _held_to_depth(tools, chosen, info)
     number = len(progress.record.rounds) + 1
-    rung = _held_to_depth(tools, tools.settings.planner.ladder[number - 1], info)
-    progress.record.rounds.append(RoundRecord(number=number, rung=rung))
+    progress.record.rounds.append(
+        RoundRecord(number=number, rung=rung, rung_number=choice.number, reason=choice.reason)
+    )
     progress.bundles, progress.drafted = [], {}
     num_packed = 0
     for suspect in progress.record.suspects:
@@ -57,6 +67,13 @@ async def pack(tools: Toolbox, progress: Progress) -> None:
         num_packed += 1
         progress.bundles += [bundle] * len(prompts)
         progress.round.prompts += prompts
+
+
+def _arm_stats(tools: Toolbox, model: str) -> list[ArmStats]:
+    planner = tools.settings.planner
+    if planner.policy == "ladder" or tools.outcomes is None:
+        return []
+    return stats_of(planner.ladder, tools.outcomes.load(model))
 
 
 async def _coverage(tools: Toolbox, progress: Progress) -> dict[str, list[int]]:
@@ -89,7 +106,8 @@ async def _bundle(tools: Toolbox, progress: Progress, suspect: Suspect, info: Ge
         LimitReachedError: the definition does not fit a prompt.
     """
     frame = ContextBundle(suspect=suspect, definition="", header="")
-    [num_frame_tokens] = await tools.generator.count_tokens(
+    rung = progress.round.rung
+    [num_frame_tokens] = await tools.drafter(rung).count_tokens(
         [_render(tools, frame, _feedback(progress, suspect))]
     )
     window = info.max_model_tokens - _MIN_COMPLETION_TOKENS
@@ -97,9 +115,9 @@ async def _bundle(tools: Toolbox, progress: Progress, suspect: Suspect, info: Ge
         tools.snapshot,
         suspect,
         _evidence(tools, progress),
-        width=progress.round.rung.context,
+        width=rung.context,
         max_tokens=min(tools.settings.planner.max_prompt_tokens, window) - num_frame_tokens,
-        count_tokens=tools.count_texts,
+        count_tokens=partial(tools.count_texts, rung=rung),
     )
 
 
@@ -114,7 +132,7 @@ async def _prompts(
     feedback = _feedback(progress, bundle.suspect)
     spans = _line_spans(progress, bundle) or [None]
     prompts = [_render(tools, bundle, feedback, span) for span in spans]
-    sizes = await tools.generator.count_tokens(prompts)
+    sizes = await tools.drafter(progress.round.rung).count_tokens(prompts)
     if max(sizes) > info.max_model_tokens - _MIN_COMPLETION_TOKENS:
         raise LimitReachedError(f"its prompt has {max(sizes)} tokens; the window has {info.max_model_tokens}")
     return [

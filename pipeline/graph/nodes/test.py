@@ -10,7 +10,7 @@ from dataclasses import replace
 from pipeline.change import Change, apply_change
 from pipeline.core import SandboxLimits, Verdict, VerdictKind
 from pipeline.exceptions import SandboxError
-from pipeline.graph.routing import limit_reached
+from pipeline.graph.routing import limit_reached, next_rung
 from pipeline.graph.state import Attempt, Progress, suspect_key
 from pipeline.graph.toolbox import Toolbox
 from pipeline.runs import CandidateRecord
@@ -65,6 +65,7 @@ async def judge(tools: Toolbox, progress: Progress) -> None:
         key = suspect_key(entry.candidate.suspect)
         if attempt and (key not in progress.attempts or attempt.rank < progress.attempts[key].rank):
             progress.attempts[key] = attempt
+    progress.next_rung = next_rung(tools.task, tools.settings.planner, progress)
     progress.limit = progress.limit or limit_reached(
         progress.record,
         tools.task.limits,
