@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_jsonable_python
 
 from pipeline.cli.errors import ExitCode, describe, exit_code_of, report_error
 from pipeline.exceptions import InputError
@@ -104,7 +106,7 @@ def as_object(ending: Ending) -> dict[str, Any]:
         "patch": record.patch.diff if record.patch else None,
         "paths": list(record.patch.paths) if record.patch else [],
         "applied": ending.applied,
-        "verdict": asdict(winner.verdict) if winner and winner.verdict else None,
+        "verdict": to_jsonable_python(winner.verdict) if winner else None,
         "recurrence_depth": winner.candidate.recurrence_depth if winner else None,
         "seconds": round(wall_seconds(record), 2),
         "num_rounds": len(record.rounds),

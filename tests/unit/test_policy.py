@@ -155,7 +155,7 @@ def test_a_torn_line_costs_only_itself(tmp_path):
 def test_a_rung_of_the_strong_model_needs_its_server(tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text("planner: {ladder: [{model: strong}]}")
-    with pytest.raises(InputError, match="set strong.url"):
+    with pytest.raises(InputError, match="set strong"):
         load_settings(config)
 
 
