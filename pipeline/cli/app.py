@@ -23,6 +23,7 @@ _COMMANDS = {
         "pipeline.cli.fix:fix", "Repair a repository: draft patches, test them, return one that passes."
     ),
     "runs": _Entry("pipeline.cli.runs:app", "List past runs and show one."),
+    "compare": _Entry("pipeline.cli.compare:compare", "Compare two batches of the same tasks, in pairs."),
     "model": _Entry("pipeline.cli.model_commands:app", "Fetch, list, verify and find models."),
     "doctor": _Entry(
         "pipeline.cli.doctor:doctor", "Say what works on this machine, and how to mend what does not."
