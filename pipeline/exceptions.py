@@ -7,7 +7,9 @@ LoopwrightError
 ├── EnvironmentBrokenError    this machine lacks something, or it broke: exit 4
 │   ├── ModelUnavailableError     no verified model, or it cannot be loaded
 │   ├── GeneratorError            an engine died or refused, after the one retry
-│   │   └── EngineDeadError
+│   │   ├── EngineDeadError
+│   │   └── EngineLostError           several requests in a row failed: the batch stops
+│   ├── PlannerDiedError          a planner's process is gone; what it did is in its runs' folders
 │   ├── RepositoryUnreachableError  a git server does not answer, after its retries
 │   ├── SandboxError              the sandbox itself failed, after its retries
 │   └── PrepareError              the target's dependencies cannot be installed, or its tests cannot start
@@ -49,6 +51,14 @@ class GeneratorError(EnvironmentBrokenError):
 
 class EngineDeadError(GeneratorError):
     """The engine process died while requests were in flight."""
+
+
+class EngineLostError(GeneratorError):
+    """Several requests in a row failed, so nothing more can be drafted for anybody."""
+
+
+class PlannerDiedError(EnvironmentBrokenError):
+    """The process of a planner is gone; what it did is in the folders of its runs."""
 
 
 class RepositoryUnreachableError(EnvironmentBrokenError):
