@@ -313,6 +313,7 @@ class Candidate:
     refused: str = ""  # why it never reached a sandbox
     fingerprint: str = ""  # hash of the normalised AST, for duplicates
     num_tokens: int = 0
+    overfit_risk: str = ""  # why it may satisfy the tests and repair nothing; tested after all others
     parents: tuple[str, ...] = ()  # candidates that it combines, or whose change it goes on from
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.core import ContextBundle, Prompt
 from pipeline.draft.answer import NoDefinitionError, definition_name, find_definition
 from pipeline.draft.blocks import BlockMissedError, apply_blocks, read_blocks
+from pipeline.draft.guards import NO_TRAITS, TestTraits, review
 from pipeline.draft.source import Edit, apply_edit, dedent, edit_between, read_source, reindent, split_lines
 from pipeline.draft.syntax import (
     PARSE_ERRORS,
@@ -22,9 +22,6 @@ from pipeline.draft.syntax import (
 )
 from pipeline.snapshot import Snapshot
 
-# Code that asks whether it is being tested has no place in a repair.
-_ASKS_FOR_TESTS = re.compile(r"PYTEST_CURRENT_TEST|sys\.modules\b.{0,20}(?:py|unit)test|\bimport\s+pytest\b")
-
 
 @dataclass(frozen=True, slots=True)
 class Applied:
@@ -32,6 +29,7 @@ class Applied:
 
     files: Mapping[str, bytes]  # each changed file, whole
     code: str  # what the answer made of the place it was asked for, dedented
+    risk: str = ""  # why it may satisfy the tests and repair nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +50,17 @@ def apply_answer(
     answer: str,
     *,
     truncated: bool = False,
-    test_names: Sequence[str] = (),
+    tests: TestTraits = NO_TRAITS,
     keep_docstring: bool = True,
 ) -> Applied | Refused:
     """Return the files that the answer changes, or why it is refused. Never raises for any answer.
 
-    `truncated`: the answer hit max_tokens; `test_names`: module names that a repair must not mention.
+    `truncated`: the answer hit max_tokens; `tests`: what it must not copy from the failing tests.
     """
     path = bundle.suspect.path
     try:
         base = tree.read_bytes(path)
         edit = _edit(base, bundle, prompt, answer, truncated=truncated, keep_docstring=keep_docstring)
-        _refuse_overfitting(edit.text, read_source(base).text(), test_names)
         files = {path: apply_edit(base, edit)}
     except (_RefusedError, NoDefinitionError, BlockMissedError) as exc:
         return Refused(str(exc))
@@ -77,7 +74,10 @@ def apply_answer(
             return Refused(f"the file does not compile with it: {error}")
     if not changes_program(files, tree.read_bytes):
         return Refused("it changes nothing in the program")
-    return Applied(files, dedent(edit.text).rstrip())
+    findings = review(files, tree.read_bytes, tests)
+    if findings and findings[0].is_refusal:
+        return Refused(findings[0].reason)
+    return Applied(files, dedent(edit.text).rstrip(), "; ".join(finding.reason for finding in findings))
 
 
 def _edit(
@@ -150,12 +150,3 @@ def _docstring_span(node: Definition) -> tuple[int, int] | None:
     if not isinstance(first.value.value, str) or shares_header or shares_next:
         return None
     return first.lineno - 1, first.end_lineno or first.lineno
-
-
-def _refuse_overfitting(text: str, base: str, test_names: Sequence[str]) -> None:
-    if _ASKS_FOR_TESTS.search(text) and not _ASKS_FOR_TESTS.search(base):
-        raise _RefusedError("it asks whether it is being tested")
-    for name in test_names:
-        word = re.compile(rf"\b{re.escape(name)}\b")
-        if word.search(text) and not word.search(base):
-            raise _RefusedError(f"it names the failing test's module {name}")

@@ -45,7 +45,7 @@ def compile_error(data: bytes, path: str) -> str:
 def fingerprint(path: str, data: bytes) -> str:
     """Return a hash of the program without docstrings, comments and layout; of the bytes if it is none."""
     try:
-        tree = _without_docstrings(ast.parse(data))
+        tree = without_docstrings(ast.parse(data))
         body = ast.dump(tree)
     except PARSE_ERRORS:
         body = repr(data)
@@ -134,7 +134,8 @@ def _required_keywords(args: ast.arguments) -> set[str]:
     return {arg.arg for arg, default in pairs if default is None}
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    """Take the docstrings out of the tree, which is returned."""
     for node in ast.walk(tree):
         if isinstance(node, Definition | ast.Module) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.core import ContextBundle, Suspect
 from pipeline.draft.apply import Applied, Refused, apply_answer
+from pipeline.draft.guards import TestTraits
 from pipeline.draft.prompt import render_prompt
 from pipeline.draft.syntax import program_fingerprint
 from pipeline.snapshot import Snapshot
@@ -162,7 +163,7 @@ def test_a_new_docstring_is_kept_on_request():
     ],
 )
 def test_what_cannot_be_a_repair_is_refused_in_plain_words(qualname, answer, why):
-    assert why in reason(apply(qualname, answer, test_names=["test_add"]))
+    assert why in reason(apply(qualname, answer, tests=TestTraits(module_names=("test_add",))))
 
 
 def test_an_answer_cut_off_inside_the_definition_is_refused():

@@ -9,10 +9,13 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from pipeline.change import change_between
+from pipeline.context.failures import definition_of_test
 from pipeline.core import Candidate, Completion, ContextBundle, Prompt, Sampling
 from pipeline.draft.apply import Refused, apply_answer
+from pipeline.draft.guards import TestTraits, traits_of
 from pipeline.draft.lines import quoted_line, replaced_line
 from pipeline.draft.prompt import STOP
+from pipeline.draft.source import read_source
 from pipeline.draft.syntax import program_fingerprint
 from pipeline.graph.routing import num_candidates, num_tokens
 from pipeline.graph.state import Drafted, Progress
@@ -25,6 +28,7 @@ from pipeline.testrun import is_trusted
 _SEEDS_PER_ROUND = 1000  # so that no two rounds sample alike
 _SPARE_TOKENS = 128
 _SPARE_LINE_TOKENS = 48
+_MAX_READ_TESTS = 50  # failing tests whose literals no candidate may answer to
 _MAX_LINE_SAMPLES = 8  # a line has few likely forms: more samples of it are the same again
 
 
@@ -53,8 +57,9 @@ async def apply(tools: Toolbox, progress: Progress) -> None:
     """Turn every completion into an edit of its suspect, or give the reason why it is refused."""
     assert progress.record.baseline is not None
     known = {c.fingerprint: c.candidate_id for c in progress.earlier_candidates() if c.fingerprint}
+    tests = _traits_of_tests(tools, progress.record.baseline.fail_to_pass)
     for entry in progress.round.candidates:
-        entry.candidate = _applied(tools, progress, entry, known)
+        entry.candidate = _applied(tools, progress, entry, known, tests)
         if entry.candidate.refused:
             tools.say(
                 Action.CANDIDATE_REFUSED,
@@ -165,7 +170,9 @@ def _allowance(tools: Toolbox, progress: Progress, max_tokens: int) -> int:
     return max(min(allowed[name], progress.round.rung.num_candidates), 0)
 
 
-def _applied(tools: Toolbox, progress: Progress, entry: CandidateRecord, known: dict[str, str]) -> Candidate:
+def _applied(
+    tools: Toolbox, progress: Progress, entry: CandidateRecord, known: dict[str, str], tests: TestTraits
+) -> Candidate:
     bundle = progress.bundles[entry.prompt_number]
     if is_trusted(bundle.suspect.path):
         return replace(entry.candidate, refused=f"{bundle.suspect.path} belongs to the tests")
@@ -176,7 +183,7 @@ def _applied(tools: Toolbox, progress: Progress, entry: CandidateRecord, known: 
     if record.span:
         answer = replaced_line(bundle.definition, record.span, answer, truncated=truncated)
         prompt, truncated = replace(prompt, prefill=""), False
-    result = apply_answer(tree, bundle, prompt, answer, truncated=truncated, test_names=_test_names(progress))
+    result = apply_answer(tree, bundle, prompt, answer, truncated=truncated, tests=tests)
     if isinstance(result, Refused):
         return replace(entry.candidate, refused=result.reason)
     trusted = next((path for path in result.files if is_trusted(path)), "")
@@ -188,10 +195,18 @@ def _applied(tools: Toolbox, progress: Progress, entry: CandidateRecord, known: 
         same = f"the same program as {known[fingerprint]}"
         return replace(entry.candidate, refused=same, fingerprint=fingerprint)
     progress.drafted[entry.candidate.candidate_id] = Drafted(change=change, code=result.code)
-    return replace(entry.candidate, diff=diff_of(change, base), fingerprint=fingerprint)
+    diff = diff_of(change, base)
+    return replace(entry.candidate, diff=diff, fingerprint=fingerprint, overfit_risk=result.risk)
 
 
-def _test_names(progress: Progress) -> list[str]:
-    assert progress.record.baseline is not None
-    files = {test_id.partition("::")[0] for test_id in progress.record.baseline.fail_to_pass}
-    return sorted(PurePosixPath(path).stem for path in files if path.endswith(".py"))
+def _traits_of_tests(tools: Toolbox, test_ids: Sequence[str]) -> TestTraits:
+    """Return what a candidate must not copy from the failing tests."""
+    functions = dict.fromkeys(test_id.partition("[")[0] for test_id in test_ids)
+    found = [definition_of_test(test_id, tools.snapshot) for test_id in list(functions)[:_MAX_READ_TESTS]]
+    sources = [
+        read_source(tools.snapshot.read_bytes(test.path)).text(test.start_line, test.end_line)
+        for test in found
+        if test
+    ]
+    files = {test_id.partition("::")[0] for test_id in test_ids}
+    return traits_of(sources, sorted(PurePosixPath(path).stem for path in files if path.endswith(".py")))

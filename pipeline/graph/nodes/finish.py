@@ -27,7 +27,9 @@ async def select(tools: Toolbox, progress: Progress) -> None:
     change = await _minimised(tools, progress, progress.drafted[winner].change)
     progress.record.patch = make_patch(winner, change, tools.snapshot.read_bytes)
     progress.record.status = "solved"
-    progress.record.reason = f"{winner} makes every target test pass and breaks none"
+    risk = progress.candidate_record(winner).candidate.overfit_risk
+    note = f"; read it with care: {risk}" if risk else ""
+    progress.record.reason = f"{winner} makes every target test pass and breaks none{note}"
     tools.say(Action.SOLVED, f"solved by {winner}", candidate_id=winner)
 
 

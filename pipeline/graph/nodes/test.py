@@ -32,6 +32,7 @@ async def test(tools: Toolbox, progress: Progress) -> None:
         SandboxError: the sandbox failed for every candidate.
     """
     entries = [r for r in progress.round.candidates if r.candidate.candidate_id in progress.drafted]
+    entries.sort(key=lambda r: bool(r.candidate.overfit_risk))  # the first that resolves wins
     waiting = deque(enumerate(entries))
     at_work: dict[asyncio.Task[None] | None, int] = {}  # worker -> the number of its candidate
     started = time.monotonic()
