@@ -26,6 +26,7 @@ from pipeline.graph.nodes.draft import apply
 from pipeline.graph.run import make_tools, run_task
 from pipeline.graph.state import Progress
 from pipeline.runs import BaselineRecord, CandidateRecord, PromptRecord, RoundRecord, RunFolder, RunRecord
+from pipeline.snapshot import Snapshot
 from pipeline.telemetry import Action
 from pipeline.testing import RecordingSandbox, ScriptedGenerator
 from tests.unit.junit import pytest_result
@@ -503,6 +504,7 @@ async def test_a_suspect_among_the_tests_is_refused_at_the_gate(tmp_path, repo):
     )
     edges = drafts(RIGHT)
     tools = make_tools(make_task(repo), RunFolder(tmp_path / "run"), edges.dependencies(tmp_path))
+    tools.snapshot = Snapshot(repo, "")
     await apply(tools, progress)
     assert progress.round.candidates[0].candidate.refused == f"{TEST} belongs to the tests"
     assert progress.drafted == {}
