@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pipeline.core import ContextBundle, Prompt
 from pipeline.draft.answer import NoDefinitionError, definition_name, find_definition
 from pipeline.draft.blocks import BlockMissedError, apply_blocks, read_blocks
-from pipeline.draft.guards import NO_TRAITS, TestTraits, review
+from pipeline.draft.edited import NO_TRAITS, TestTraits
+from pipeline.draft.guards import review
 from pipeline.draft.source import Edit, apply_edit, dedent, edit_between, read_source, reindent, split_lines
 from pipeline.draft.syntax import (
     PARSE_ERRORS,

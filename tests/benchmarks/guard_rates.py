@@ -19,7 +19,8 @@ from pathlib import Path
 
 from pipeline.context.failures import definition_of_test, is_test_path
 from pipeline.context.symbols import Definition, definitions
-from pipeline.draft.guards import TestTraits, review, traits_of
+from pipeline.draft.edited import TestTraits, traits_of
+from pipeline.draft.guards import review
 from pipeline.draft.source import split_lines
 from pipeline.draft.syntax import changes_program
 from pipeline.snapshot import Snapshot

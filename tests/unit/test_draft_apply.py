@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.core import ContextBundle, Suspect
 from pipeline.draft.apply import Applied, Refused, apply_answer
-from pipeline.draft.guards import TestTraits
+from pipeline.draft.edited import TestTraits
 from pipeline.draft.prompt import render_prompt
 from pipeline.draft.syntax import program_fingerprint
 from pipeline.snapshot import Snapshot

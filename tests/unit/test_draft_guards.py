@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.draft.guards import REFUSING, WARNING, review, traits_of
+from pipeline.draft.edited import traits_of
+from pipeline.draft.guards import REFUSING, WARNING, review
 
 OLD = """\
 import os

@@ -511,3 +511,21 @@ async def test_a_suspect_among_the_tests_is_refused_at_the_gate(tmp_path, repo):
 
 
 IN_TESTS = Suspect(path=TEST, qualname="test_add", start_line=4, end_line=5, score=1.0)
+
+
+async def test_what_may_fit_the_tests_only_is_tested_last_and_says_so(run):
+    doubtful = "\n    if a == b:\n        return 3\n    return a + b\n"  # test_add has a 3, the function none
+    record = await run(drafts(doubtful, WRONG, RIGHT, PROSE))
+    first, wrong, *_ = record.rounds[0].candidates
+    assert "which the failing test expects" in first.candidate.overfit_risk
+    assert (record.patch.candidate_id, first.verdict) == ("r1c02", None)
+    assert wrong.verdict is not None
+    record = await run(drafts(doubtful), name="alone")
+    assert record.status == "solved"
+    assert "read it with care" in record.reason
+
+
+async def test_an_answer_to_the_tests_own_input_costs_no_run(run):
+    record = await run(drafts("\n    if a == 1 and b == 2:\n        return 3\n    return a - b\n"))
+    assert "the failing test expects" in record.rounds[0].candidates[0].candidate.refused
+    assert record.num_sandbox_runs == 3

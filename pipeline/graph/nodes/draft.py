@@ -12,7 +12,7 @@ from pipeline.change import change_between
 from pipeline.context.failures import definition_of_test
 from pipeline.core import Candidate, Completion, ContextBundle, Prompt, Sampling
 from pipeline.draft.apply import Refused, apply_answer
-from pipeline.draft.guards import TestTraits, traits_of
+from pipeline.draft.edited import TestTraits, traits_of
 from pipeline.draft.lines import quoted_line, replaced_line
 from pipeline.draft.prompt import STOP
 from pipeline.draft.source import read_source
