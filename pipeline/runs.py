@@ -30,7 +30,7 @@ class CandidateRecord(_Record):
     """One draft, from prompt to verdict."""
 
     candidate: Candidate
-    prompt_number: int  # into the round's prompts
+    prompt_number: int | None  # into the round's prompts; None: made of other candidates, not drafted
     completion: Completion
     verdict: Verdict | None = None  # None: never tested (refused, duplicate, or not reached yet)
     tests_changed: dict[str, str] = Field(
@@ -54,6 +54,7 @@ class RoundRecord(_Record):
     rung: Rung
     rung_number: int = 0  # its place in the ladder, from 0
     reason: str = ""  # why the policy chose it
+    footing: str = ""  # the partial candidate that its drafts go on from; "": the base
     prompts: list[PromptRecord] = Field(default_factory=list)
     candidates: list[CandidateRecord] = Field(default_factory=list)
     draft_seconds: float = 0.0

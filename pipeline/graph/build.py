@@ -1,8 +1,8 @@
 """The planner's graph. Read this first: it is the whole order of events.
 
-    prepare -> localise -> pack -> draft -> apply -> test -> judge -+-> select  -> report
-                   |        ^                                       +-> give_up -> report
-                   |        +---------- revise | escalate <---------+
+    prepare -> localise -> pack -> draft -> apply -> test -> combine -> judge -+-> select  -> report
+                   |        ^                                                  +-> give_up -> report
+                   |        +---- stack <---------- revise | escalate <--------+
                    +-> give_up
 
 Each node is a function of the tools (what reaches outside) and the progress (what has happened); `routing`
@@ -22,6 +22,7 @@ from pipeline.graph.nodes.draft import apply, draft
 from pipeline.graph.nodes.finish import escalate, give_up, report, revise, select
 from pipeline.graph.nodes.localise import localise, pack
 from pipeline.graph.nodes.prepare import prepare
+from pipeline.graph.nodes.stack import combine, stack
 from pipeline.graph.nodes.test import judge, test
 from pipeline.graph.routing import after_judge, after_localise
 from pipeline.graph.state import Progress, State, dump, load
@@ -35,9 +36,9 @@ def build_graph(tools: Toolbox) -> StateGraph[Any, Any, Any, Any]:
     """Return the graph over these tools, ready to be compiled with a checkpointer."""
     ladder = tools.settings.planner.ladder
     graph = StateGraph(State)
-    for node in (prepare, localise, pack, draft, apply, test, judge):
+    for node in (prepare, localise, pack, draft, apply, test, combine, judge):
         graph.add_node(node.__name__, partial(_run_node, tools, node))
-    for node in (select, revise, escalate, give_up, report):
+    for node in (select, revise, escalate, stack, give_up, report):
         graph.add_node(node.__name__, partial(_run_node, tools, node))
 
     graph.add_edge(START, "prepare")
@@ -46,14 +47,16 @@ def build_graph(tools: Toolbox) -> StateGraph[Any, Any, Any, Any]:
     graph.add_edge("pack", "draft")
     graph.add_edge("draft", "apply")
     graph.add_edge("apply", "test")
-    graph.add_edge("test", "judge")
+    graph.add_edge("test", "combine")
+    graph.add_edge("combine", "judge")
     graph.add_conditional_edges(
         "judge",
         lambda s: after_judge(load(s), ladder),
         ["select", "revise", "escalate", "give_up"],
     )
-    graph.add_edge("revise", "pack")
-    graph.add_edge("escalate", "pack")
+    graph.add_edge("revise", "stack")
+    graph.add_edge("escalate", "stack")
+    graph.add_edge("stack", "pack")
     graph.add_edge("select", "report")
     graph.add_edge("give_up", "report")
     graph.add_edge("report", END)

@@ -13,7 +13,7 @@ from pipeline.runs import CandidateRecord, RunRecord
 
 Next = Literal["select", "revise", "escalate", "give_up"]
 
-_NODES_PER_ROUND = 6  # pack, draft, apply, test, judge, and revise or escalate
+_NODES_PER_ROUND = 8  # pack, draft, apply, test, combine, judge, revise or escalate, stack
 _NODES_OUTSIDE_ROUNDS = 4  # prepare, localise, select or give_up, report
 
 
@@ -63,7 +63,7 @@ def limit_reached(record: RunRecord, limits: Limits, *, seconds_used: float, num
 
 def num_candidates(record: RunRecord) -> int:
     """Return how many candidates were drafted in all rounds."""
-    return sum(len(round_.candidates) for round_ in record.rounds)
+    return sum(r.prompt_number is not None for round_ in record.rounds for r in round_.candidates)
 
 
 def num_tokens(record: RunRecord) -> int:

@@ -8,7 +8,8 @@ from typing import Any, TypedDict
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.change import Change
-from pipeline.core import Candidate, ContextBundle, PreparedEnvironment, Suspect
+from pipeline.core import Candidate, ContextBundle, PreparedEnvironment, Suspect, TestCase
+from pipeline.graph.partials import Partial
 from pipeline.policy.arms import ArmStats
 from pipeline.policy.choice import Choice
 from pipeline.runs import CandidateRecord, RoundRecord, RunRecord
@@ -29,6 +30,16 @@ class Drafted(BaseModel):
     code: str  # what its answer made of the suspect
 
 
+class Footing(BaseModel):
+    """What a round's drafts start from in place of the base: the tree of a partial candidate."""
+
+    candidate_id: str
+    change: Change
+    failures: list[TestCase]  # of the target tests that still fail there
+    covered: dict[str, list[int]]  # path -> lines that these ran
+    suspects: list[Suspect] = Field(default_factory=list)
+
+
 class Progress(BaseModel):
     """Everything that a node may need to know of the nodes before it."""
 
@@ -42,8 +53,15 @@ class Progress(BaseModel):
     attempts: dict[str, Attempt] = Field(default_factory=dict)  # by suspect
     arm_stats: list[ArmStats] = Field(default_factory=list)  # of each rung; empty: the ladder's order holds
     next_rung: Choice | None = None  # None: the ladder is at its end
+    partials: list[Partial] = Field(default_factory=list)  # of all rounds, best first
+    footing: Footing | None = None  # None: drafts start from the base
     use_feedback: bool = False  # the next prompts show the attempts
     limit: str = ""  # the name of the limit that was hit
+
+    @property
+    def suspects(self) -> list[Suspect]:
+        """The definitions to draft for, where the drafts start from."""
+        return self.footing.suspects if self.footing else self.record.suspects
 
     @property
     def round(self) -> RoundRecord:

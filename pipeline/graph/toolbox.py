@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.change import apply_change
 from pipeline.config import Rung, Settings
 from pipeline.core import (
     Message,
@@ -47,6 +48,7 @@ class Toolbox:
     emit: Emit
     num_sharing: int = 1  # tasks that share the engine and the sandboxes, this one included
     stage_started: float = field(default_factory=time.monotonic)
+    _trees: dict[str, Snapshot] = field(default_factory=dict)  # the last footing's
 
     @cached_property
     def command(self) -> TestCommand:
@@ -67,6 +69,16 @@ class Toolbox:
                 f"run {self.folder.run_id} has lost its snapshot", hint="start a new run of the task"
             )
         return snapshot
+
+    def tree(self, progress: Progress) -> Snapshot:
+        """Return what the round's drafts start from: the snapshot, or the tree of a partial candidate."""
+        footing = progress.footing
+        if footing is None:
+            return self.snapshot
+        if footing.candidate_id not in self._trees:
+            files = apply_change(footing.change, self.snapshot.read_bytes)
+            self._trees = {footing.candidate_id: self.snapshot.with_files(files)}
+        return self._trees[footing.candidate_id]
 
     @cached_property
     def paths(self) -> frozenset[str]:

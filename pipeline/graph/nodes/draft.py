@@ -132,7 +132,9 @@ def _was_greedy(progress: Progress, prompt: Prompt) -> bool:
         round_.prompts[entry.prompt_number].prompt == prompt
         for round_ in progress.record.rounds[:-1]
         for entry in round_.candidates
-        if entry.candidate.temperature == 0 and entry.candidate.recurrence_depth == depth
+        if entry.prompt_number is not None
+        and entry.candidate.temperature == 0
+        and entry.candidate.recurrence_depth == depth
     )
 
 
@@ -173,10 +175,11 @@ def _allowance(tools: Toolbox, progress: Progress, max_tokens: int) -> int:
 def _applied(
     tools: Toolbox, progress: Progress, entry: CandidateRecord, known: dict[str, str], tests: TestTraits
 ) -> Candidate:
+    assert entry.prompt_number is not None
     bundle = progress.bundles[entry.prompt_number]
     if is_trusted(bundle.suspect.path):
         return replace(entry.candidate, refused=f"{bundle.suspect.path} belongs to the tests")
-    tree, base = tools.snapshot, tools.snapshot.read_bytes
+    tree, base = tools.tree(progress), tools.snapshot.read_bytes
     record = progress.round.prompts[entry.prompt_number]
     prompt, answer = record.prompt, entry.completion.text
     truncated = entry.completion.finish_reason == "length"
@@ -189,14 +192,20 @@ def _applied(
     trusted = next((path for path in result.files if is_trusted(path)), "")
     if trusted:
         return replace(entry.candidate, refused=f"{trusted} belongs to the tests")
-    change = change_between({path: base(path) for path in result.files}, result.files)
-    fingerprint = program_fingerprint(result.files, base)
+    files = {**tree.changed, **result.files}
+    change = change_between({path: base(path) for path in files}, files)
+    fingerprint = program_fingerprint(files, base)
+    if not change:
+        return replace(entry.candidate, refused="it takes back what it goes on from")
     if fingerprint in known:
         same = f"the same program as {known[fingerprint]}"
         return replace(entry.candidate, refused=same, fingerprint=fingerprint)
     progress.drafted[entry.candidate.candidate_id] = Drafted(change=change, code=result.code)
     diff = diff_of(change, base)
-    return replace(entry.candidate, diff=diff, fingerprint=fingerprint, overfit_risk=result.risk)
+    parents = (progress.footing.candidate_id,) if progress.footing else ()
+    return replace(
+        entry.candidate, diff=diff, fingerprint=fingerprint, overfit_risk=result.risk, parents=parents
+    )
 
 
 def _traits_of_tests(tools: Toolbox, test_ids: Sequence[str]) -> TestTraits:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from pipeline.config import Rung
 from pipeline.context.failures import Evidence
 from pipeline.context.localise import localise as rank_suspects
 from pipeline.context.packing import pack as pack_suspect
-from pipeline.core import ContextBundle, GeneratorInfo, Prompt, Suspect
+from pipeline.core import ContextBundle, GeneratorInfo, Prompt, Suspect, TestCase, TestStatus
 from pipeline.draft.lines import Span, statement_spans
 from pipeline.draft.prompt import Feedback, render_prompt
 from pipeline.exceptions import LimitReachedError
@@ -29,14 +30,9 @@ _MIN_COMPLETION_TOKENS = 64  # less room than this is no room for an answer
 
 async def localise(tools: Toolbox, progress: Progress) -> None:
     """Fill in the coverage of the failing tests and the suspects, best first."""
-    progress.covered = await _coverage(tools, progress)
-    found = await asyncio.to_thread(
-        rank_suspects,
-        tools.snapshot,
-        _evidence(tools, progress),
-        num_suspects=tools.settings.planner.num_suspects,
-    )
-    progress.record.suspects = [suspect for suspect in found if not is_trusted(suspect.path)]
+    assert progress.record.baseline is not None
+    progress.covered, _ = await covered_lines(tools, progress, progress.record.baseline.fail_to_pass)
+    progress.record.suspects = await suspects_in(tools, progress)
     progress.arm_stats = await asyncio.to_thread(_arm_stats, tools, (await tools.generator.info()).model)
     progress.next_rung = next_rung(tools.task, tools.settings.planner, progress)
 
@@ -53,9 +49,10 @@ async def pack(tools: Toolbox, progress: Progress) -> None:
     progress.record.rounds.append(
         RoundRecord(number=number, rung=rung, rung_number=choice.number, reason=choice.reason)
     )
+    progress.round.footing = progress.footing.candidate_id if progress.footing else ""
     progress.bundles, progress.drafted = [], {}
     num_packed = 0
-    for suspect in progress.record.suspects:
+    for suspect in progress.suspects:
         if num_packed == rung.num_suspects:
             break
         try:
@@ -76,22 +73,45 @@ def _arm_stats(tools: Toolbox, model: str) -> list[ArmStats]:
     return stats_of(planner.ladder, tools.outcomes.load(model))
 
 
-async def _coverage(tools: Toolbox, progress: Progress) -> dict[str, list[int]]:
-    """Return the lines that the failing tests run; nothing where that cannot be told, which is no failure."""
+async def suspects_in(tools: Toolbox, progress: Progress) -> list[Suspect]:
+    """Return the definitions that may hold the fault in the tree that drafts start from, best first."""
+    found = await asyncio.to_thread(
+        rank_suspects,
+        tools.tree(progress),
+        _evidence(tools, progress),
+        num_suspects=tools.settings.planner.num_suspects,
+    )
+    return [suspect for suspect in found if not is_trusted(suspect.path)]
+
+
+async def covered_lines(
+    tools: Toolbox,
+    progress: Progress,
+    test_ids: Sequence[str],
+    *,
+    files: Mapping[str, bytes] | None = None,
+) -> tuple[dict[str, list[int]], list[TestCase]]:
+    """Return the lines that these failing tests run, on the base or with these files, and their failures.
+
+    Nothing where that cannot be told, which is no failure.
+    """
     assert progress.record.baseline is not None
     hanging = {
         case.test_id for case in progress.record.baseline.failures if case.message.startswith("Timeout")
     }
-    wanted = [test_id for test_id in progress.record.baseline.fail_to_pass if test_id not in hanging]
+    wanted = [test_id for test_id in test_ids if test_id not in hanging]
     if tools.command.runner != "pytest" or not any("::" in test_id for test_id in wanted):
-        return {}
+        return {}, []
     limits = tools.task.limits.sandbox
     limits = limits.model_copy(update={"output_bytes": max(limits.output_bytes, _COVERAGE_BYTES)})
     options = coverage_options()
     if _turns_coverage_off(tools):
         options += _WITHOUT_ADDOPTS
-    result, _ = await tools.run_tests(progress, "coverage", test_ids=wanted, options=options, limits=limits)
-    return read_coverage(result, tools.paths)
+    result, report = await tools.run_tests(
+        progress, "coverage", files=files, test_ids=wanted, options=options, limits=limits
+    )
+    bad = [case for case in report.cases if case.status in (TestStatus.FAILED, TestStatus.ERROR)]
+    return read_coverage(result, tools.paths), [case for case in bad if case.test_id in wanted]
 
 
 def _turns_coverage_off(tools: Toolbox) -> bool:
@@ -112,7 +132,7 @@ async def _bundle(tools: Toolbox, progress: Progress, suspect: Suspect, info: Ge
     )
     window = info.max_model_tokens - _MIN_COMPLETION_TOKENS
     return await pack_suspect(
-        tools.snapshot,
+        tools.tree(progress),
         suspect,
         _evidence(tools, progress),
         width=rung.context,
@@ -146,7 +166,8 @@ def _line_spans(progress: Progress, bundle: ContextBundle) -> list[Span | None]:
     rung, suspect = progress.round.rung, bundle.suspect
     if rung.strategy == "definition" or not suspect.qualname:
         return []
-    covered = progress.covered.get(suspect.path, [])
+    everywhere = progress.footing.covered if progress.footing else progress.covered
+    covered = everywhere.get(suspect.path, [])
     ran = [line - suspect.start_line + 1 for line in covered if line > suspect.start_line]
     spans = statement_spans(bundle.definition, ran=[line for line in ran if line > 1])
     return [*spans[: max(rung.num_candidates // rung.num_suspects, 1)]]
@@ -167,9 +188,11 @@ def _feedback(progress: Progress, suspect: Suspect) -> Feedback | None:
 
 def _evidence(tools: Toolbox, progress: Progress) -> Evidence:
     assert progress.record.baseline is not None
+    footing = progress.footing
+    covered = footing.covered if footing else progress.covered
     return Evidence(
-        failures=tuple(progress.record.baseline.failures),
-        covered={path: frozenset(lines) for path, lines in progress.covered.items()},
+        failures=tuple(footing.failures if footing else progress.record.baseline.failures),
+        covered={path: frozenset(lines) for path, lines in covered.items()},
         statement=tools.task.statement,
     )
 

@@ -44,7 +44,7 @@ async def test(tools: Toolbox, progress: Progress) -> None:
                 return
             number, entry = waiting.popleft()
             at_work[asyncio.current_task()] = number
-            await _test_candidate(tools, progress, entry)
+            await test_candidate(tools, progress, entry)
             if _is_resolved(entry):
                 waiting.clear()
                 for worker, other in at_work.items():
@@ -80,7 +80,7 @@ async def verdict_on(
 ) -> tuple[Verdict, dict[str, str]]:
     """Return the verdict on a change of the base, and the tests whose status it changes.
 
-    The failing tests run first, alone; only what passes them is worth the whole command.
+    The failing tests run first, alone; only what passes some of them is worth the whole command.
     """
     baseline = progress.record.baseline
     assert baseline is not None
@@ -96,7 +96,7 @@ async def verdict_on(
             progress, f"{name}-fast", files=files, test_ids=baseline.fail_to_pass, limits=limits
         )
         verdict = judge_report(report, fail_to_pass=baseline.fail_to_pass)
-        if verdict.kind is not VerdictKind.RESOLVED:
+        if verdict.kind not in (VerdictKind.RESOLVED, VerdictKind.PARTIAL):
             return verdict, changed_tests(before, report)
         seconds = verdict.wall_seconds
     _, report = await tools.run_tests(progress, f"{name}-full", files=files, limits=limits)
@@ -104,7 +104,8 @@ async def verdict_on(
     return replace(verdict, wall_seconds=verdict.wall_seconds + seconds), changed_tests(before, report)
 
 
-async def _test_candidate(tools: Toolbox, progress: Progress, entry: CandidateRecord) -> None:
+async def test_candidate(tools: Toolbox, progress: Progress, entry: CandidateRecord) -> None:
+    """Give one candidate its verdict."""
     candidate_id = entry.candidate.candidate_id
     change = progress.drafted[candidate_id].change
     entry.verdict, entry.tests_changed = await verdict_on(tools, progress, candidate_id, change)
@@ -159,7 +160,7 @@ def _require_evidence(progress: Progress) -> None:
 
 def _attempt(progress: Progress, entry: CandidateRecord) -> Attempt | None:
     verdict = entry.verdict
-    if verdict is None or not verdict.feedback:
+    if verdict is None or not verdict.feedback or entry.prompt_number is None:
         return None
     partial, mendable = verdict.kind is VerdictKind.PARTIAL, verdict.failure_class in _MENDABLE
     return Attempt(
