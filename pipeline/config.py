@@ -94,7 +94,10 @@ class PlannerSection(_Section):
     policy: Literal["ladder", "learned"] = "ladder"  # rungs in their order, or as past verdicts teach
     max_prompt_tokens: int = Field(default=2048, ge=128)
     num_suspects: int = Field(default=10, ge=1)  # kept by localise
-    top_p: float = Field(default=0.95, gt=0, le=1)
+    # min_p (Nguyen et al. 2024) in place of top_p: it needs no sort of the vocabulary, which on a CPU takes
+    # as long as the model itself.
+    min_p: float = Field(default=0.05, ge=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int = 0
 
 

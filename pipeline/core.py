@@ -90,6 +90,7 @@ class Sampling:
     num_samples: int = 1
     temperature: float = 0.0  # 0 is greedy
     top_p: float = 1.0
+    min_p: float = 0.0  # tokens less likely than this share of the likeliest one are never drawn
     seed: int = 0  # sample i of a prompt uses seed + i
     max_tokens: int = 512
     stop: tuple[str, ...] = ()

@@ -186,6 +186,10 @@ class OpenAIGenerator:
         }
         if sampling.stop:
             body["stop"] = list(sampling.stop)
+        if (
+            sampling.min_p and server.is_vllm
+        ):  # no field of OpenAI's own; without it the draws are only wilder
+            body["min_p"] = sampling.min_p
         if sampling.grammar is not None:
             body["structured_outputs"] = {"grammar": sampling.grammar}
         if self._settings.max_recurrence_depth > 1:

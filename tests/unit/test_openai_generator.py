@@ -89,10 +89,16 @@ async def test_depth_is_refused_where_the_server_has_no_loop(depth):
 
 async def test_plain_servers_get_no_fields_that_they_do_not_know():
     server = Server()
-    await generator(server).generate([PROMPT], Sampling(stop=("\n\n",)))
+    await generator(server).generate([PROMPT], Sampling(stop=("\n\n",), min_p=0.05))
     assert set(server.bodies[0]) == {
         "model", "messages", "temperature", "top_p", "seed", "max_tokens", "stop"
     }  # fmt: skip
+
+
+async def test_a_vllm_server_is_told_min_p():
+    server = Server(is_vllm=True)
+    await generator(server).generate([PROMPT], Sampling(temperature=0.8, min_p=0.05))
+    assert server.bodies[0]["min_p"] == 0.05
 
 
 async def test_a_grammar_is_refused_where_only_vllm_would_honour_it():

@@ -127,6 +127,7 @@ class VllmBackend:
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            min_p=sampling.min_p,
             seed=seed,
             max_tokens=sampling.max_tokens,
             stop=list(sampling.stop),
@@ -166,6 +167,9 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
     if current_platform.is_cpu():
         # With a KV cache of a given size and without compilation, vLLM skips its warm-up on a CPU.
         arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": settings.kv_cache_bytes}
+        # vLLM takes 128 by itself. Of a cached prefix the last, partial block is computed anew for every
+        # sample, and our drafts are many and short. The CPU kernels take multiples of 32 and no less.
+        arguments["block_size"] = 32
     if settings.loop is not None:
         from model.vllm_plugin.serving import assert_registered, engine_kwargs
 

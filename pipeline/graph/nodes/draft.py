@@ -91,6 +91,7 @@ async def _draft_batches(
             num_samples=num_samples,
             temperature=rung.temperature,
             top_p=planner.top_p,
+            min_p=planner.min_p,
             seed=planner.seed + _SEEDS_PER_ROUND * progress.round.number,
         )
         await _generate(tools, progress, prompts, range(len(prompts)), sampled)
