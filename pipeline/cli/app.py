@@ -24,6 +24,9 @@ _COMMANDS = {
     ),
     "runs": _Entry("pipeline.cli.runs:app", "List past runs and show one."),
     "compare": _Entry("pipeline.cli.compare:compare", "Compare two batches of the same tasks, in pairs."),
+    "bench": _Entry(
+        "pipeline.cli.bench:app", "Inject bugs into repositories, and measure how many are repaired."
+    ),
     "model": _Entry("pipeline.cli.model_commands:app", "Fetch, list, verify and find models."),
     "doctor": _Entry(
         "pipeline.cli.doctor:doctor", "Say what works on this machine, and how to mend what does not."

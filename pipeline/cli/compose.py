@@ -14,7 +14,7 @@ from pipeline.cli.home import clones_root, engine_root, environments_root, home_
 from pipeline.config import EndpointSection, Settings
 from pipeline.core import Completion, GeneratorInfo, Prompt, Sampling
 from pipeline.exceptions import EnvironmentBrokenError, InputError, ModelUnavailableError
-from pipeline.protocols import Generator
+from pipeline.protocols import EnvironmentBuilder, Generator, Sandbox
 from pipeline.telemetry import Action, Emit, Event
 from pipeline.text import size
 
@@ -37,10 +37,31 @@ async def composed(settings: Settings, emit: Emit) -> AsyncIterator[Dependencies
         EnvironmentBrokenError: no sandbox works, or the engine's packages are missing.
     """
     from pipeline.graph.run import Dependencies
+
+    engine = None if settings.endpoint.url else cluster_settings(settings)
+    sandbox, environments = await sandbox_edges(settings, emit)
+    async with _generator(settings, engine, emit) as generator:
+        yield Dependencies(
+            generator=generator,
+            strong=await _strong_generator(settings, emit),
+            sandbox=sandbox,
+            environments=environments,
+            settings=settings,
+            clone_cache=clones_root(),
+            outcomes_path=outcomes_path(),
+            emit=emit,
+        )
+
+
+async def sandbox_edges(settings: Settings, emit: Emit) -> tuple[Sandbox, EnvironmentBuilder]:
+    """Return what runs tests: the sandbox, and the builder of environments for it.
+
+    Raises:
+        EnvironmentBrokenError: no sandbox works.
+    """
     from workers.environment import PythonEnvironmentBuilder
     from workers.sandbox.selection import select_sandbox
 
-    engine = None if settings.endpoint.url else cluster_settings(settings)
     emit(Event(Action.STAGE_STARTED, "choosing a sandbox", {"stage": "sandbox"}))
     sandbox = await select_sandbox(
         settings.sandbox.kind,
@@ -57,17 +78,7 @@ async def composed(settings: Settings, emit: Emit) -> AsyncIterator[Dependencies
         timeout_seconds=settings.sandbox.prepare_timeout_seconds,
         on_progress=lambda line: emit(_prepare_event(line)),
     )
-    async with _generator(settings, engine, emit) as generator:
-        yield Dependencies(
-            generator=generator,
-            strong=await _strong_generator(settings, emit),
-            sandbox=sandbox,
-            environments=environments,
-            settings=settings,
-            clone_cache=clones_root(),
-            outcomes_path=outcomes_path(),
-            emit=emit,
-        )
+    return sandbox, environments
 
 
 def _prepare_event(line: str) -> Event:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.bench.sdist import Index
 from pipeline.core import Task
 from tests.benchmarks.real_cases.build import build_cases
 from tests.benchmarks.real_cases.case import load_cases, source_of
-from tests.benchmarks.real_cases.sdist import Index
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 

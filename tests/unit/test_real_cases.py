@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.bench.sdist import Index, unpack
 from pipeline.core import Outcome, PreparedEnvironment, SandboxResult, Task
 from pipeline.exceptions import InputError
 from pipeline.testing import RecordingSandbox
 from tests.benchmarks.real_cases.build import build_cases, write_tasks
 from tests.benchmarks.real_cases.case import Sdist, load_cases, source_of
-from tests.benchmarks.real_cases.sdist import Index, unpack
 from tests.benchmarks.real_cases.verify import find_problems
 
 BEFORE = {"lib/code.py": "x = 1\n", "lib/setup.py": "raise SystemExit('ran')\n", "lib/test_x.py": "old\n"}

@@ -9,31 +9,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline.bench.repository import head_of, make_repository
+from pipeline.bench.sdist import Index, unpack
 from pipeline.core import Task
 from pipeline.exceptions import EnvironmentBrokenError, InputError, LoopwrightError
 from tests.benchmarks.real_cases.case import load_cases, source_of
-from tests.benchmarks.real_cases.sdist import Index, unpack
 from tests.benchmarks.real_cases.verify import verify_cases
-
-# A fixed author and date, so that the same sources always make the same commit.
-_GIT_ENV = {
-    "GIT_AUTHOR_NAME": "real cases",
-    "GIT_AUTHOR_EMAIL": "real-cases@localhost",
-    "GIT_AUTHOR_DATE": "2000-01-01T00:00:00+0000",
-    "GIT_COMMITTER_NAME": "real cases",
-    "GIT_COMMITTER_EMAIL": "real-cases@localhost",
-    "GIT_COMMITTER_DATE": "2000-01-01T00:00:00+0000",
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": os.devnull,
-}
 
 
 def build_cases(tasks: Iterable[Task], out: Path, index: Index) -> list[Task]:
@@ -71,19 +58,6 @@ def compose(task: Task, before: Path, after: Path) -> None:
             shutil.copyfile(origin, target)
 
 
-def make_repository(tree: Path) -> None:
-    """Make `tree` a git repository with everything in it in one commit, always the same."""
-    _git(tree, "init", "--quiet", "--initial-branch=main", "--template=")
-    _git(tree, "config", "core.autocrlf", "false")
-    _git(tree, "add", "--all", "--force")  # an sdist may ship ignored files
-    _git(tree, "commit", "--quiet", "--no-verify", "--message=The previous release, the next one's tests")
-
-
-def head_of(repo: Path) -> str:
-    """Return the id of the repository's commit."""
-    return _git(repo, "rev-parse", "HEAD").strip()
-
-
 def write_tasks(tasks: Iterable[Task], path: Path) -> None:
     """Write one task a line, all or nothing."""
     partial = path.with_suffix(".partial")
@@ -96,11 +70,14 @@ def _build(task: Task, folder: Path, sdists: Path, index: Index) -> None:
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         before, after = (
-            unpack(index.fetch(source.project, sdist, sdists), _new_folder(Path(scratch), name))
+            unpack(
+                index.fetch(source.project, sdist.filename, sdists, sdist.sha256),
+                _new_folder(Path(scratch), name),
+            )
             for name, sdist in (("before", source.before), ("after", source.after))
         )
         compose(task, before, after)
-        make_repository(before)
+        make_repository(before, "The previous release, the next one's tests")
         before.rename(folder / "repo")
         after.rename(folder / "next")  # the maintainers' answer: to verify a case, never for a prompt
 
@@ -109,17 +86,6 @@ def _new_folder(parent: Path, name: str) -> Path:
     folder = parent / name
     folder.mkdir()
     return folder
-
-
-def _git(repo: Path, *arguments: str, env: Mapping[str, str] = _GIT_ENV) -> str:
-    argv = ["git", "-c", f"core.hooksPath={os.devnull}", "-C", str(repo), *arguments]
-    try:
-        done = subprocess.run(argv, env={**os.environ, **env}, capture_output=True, text=True, check=True)
-    except FileNotFoundError as exc:
-        raise EnvironmentBrokenError("git is missing", hint="apt-get install git") from exc
-    except subprocess.CalledProcessError as exc:
-        raise EnvironmentBrokenError(f"git {arguments[0]} failed in {repo}: {exc.stderr.strip()}") from exc
-    return done.stdout
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
+from pipeline.bench.sdist import Index
 from pipeline.core import Task
 from pipeline.runs import RunFolder, RunRecord
 from tests.benchmarks.real_cases.build import build_cases
 from tests.benchmarks.real_cases.case import load_cases, source_of
-from tests.benchmarks.real_cases.sdist import Index
 
 Row = dict[str, Any]
 

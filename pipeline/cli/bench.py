@@ -1,0 +1,228 @@
+"""`loopwright bench`: make tasks of injected bugs, build their repositories, and measure on them."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.exceptions import InputError, LoopwrightError
+from pipeline.text import printable
+
+if TYPE_CHECKING:
+    from pipeline.bench.make import Options, Tools
+    from pipeline.bench.recipe import Origin, Split
+    from pipeline.bench.sources import Library
+    from pipeline.bench.workshop import Account
+    from pipeline.core import Task
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Benchmarks of your own repositories.")
+
+Work = Annotated[
+    Path | None,
+    typer.Option(
+        help="Archives, trees and finished test runs; may be removed afterwards. Default: OUT.work."
+    ),
+]
+
+
+class Statement(enum.StrEnum):
+    """What a task says in words."""
+
+    NONE = "none"
+    SYMPTOM = "symptom"
+
+
+class Kind(enum.StrEnum):
+    """Which sandbox."""
+
+    AUTO = "auto"
+    DOCKER = "docker"
+    BUBBLEWRAP = "bubblewrap"
+
+
+@app.command()
+def make(
+    sources: Annotated[
+        list[str], typer.Argument(help="Git repositories (path or URL, at HEAD), NAME==VERSION, or sdists.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The task file to write.")],
+    num_tasks: Annotated[int, typer.Option(min=1, help="In all, at most.")] = 100,
+    per_repo: Annotated[int, typer.Option(min=1, help="Of each source, at most.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the choice of bugs and of the split.")] = 0,
+    multi_share: Annotated[
+        float, typer.Option(min=0, max=1, help="How many of the tasks have two or three sites.")
+    ] = 0.2,
+    held_out_share: Annotated[
+        float, typer.Option(min=0, max=1, help="How many of the repositories are held out.")
+    ] = 0.5,
+    dev: Annotated[list[str] | None, typer.Option(help="A project that is for development.")] = None,
+    held_out: Annotated[list[str] | None, typer.Option(help="A project that is held out.")] = None,
+    test_command: Annotated[
+        str, typer.Option(help="Of every source; it must run pytest.")
+    ] = "python -m pytest",
+    statement: Annotated[
+        Statement, typer.Option(help="What tasks say in words: nothing, or which tests fail and how.")
+    ] = Statement.NONE,
+    sandbox: Annotated[Kind, typer.Option(help="Where tests run.")] = Kind.AUTO,
+    work: Work = None,
+) -> None:
+    """Inject bugs into repositories; keep those that their tests notice, the same way each time.
+
+    Writes OUT (a task a line, with the recipe of its tree) and OUT.account.json. What was interrupted goes on
+    where it was.
+    """
+    from pipeline.bench.account import account_json, account_table
+    from pipeline.bench.build import write_tasks
+    from pipeline.bench.make import Options
+    from pipeline.bench.workshop import Search
+
+    work = work or out.with_name(out.name + ".work")
+    each = min(per_repo, -(-num_tasks // len(sources)))
+    options = Options(
+        search=Search(num_tasks=each, seed=seed, multi_share=multi_share),
+        test_command=test_command,
+        statement=statement.value,
+    )
+    library = _library(work)
+    origins, failures = _resolved(library, sources)
+    splits = _splits(
+        origins, held_out_share=held_out_share, seed=seed, dev=dev or (), held_out=held_out or ()
+    )
+    tasks, accounts, more = asyncio.run(_make(origins, splits, library, work, options, sandbox))
+    failures |= more
+    if not tasks:
+        raise next(iter(failures.values()))
+    tasks = _at_most(tasks, num_tasks)
+    write_tasks(tasks, out)
+    out.with_name(out.name + ".account.json").write_text(account_json(accounts, tasks), "utf-8")
+    typer.echo(account_table(accounts, tasks))
+    _say(f"{len(tasks)} tasks in {out}")
+    for name, error in failures.items():
+        _say(f"left out: {name}: {error}" + (f" (hint: {error.hint})" if error.hint else ""))
+    if failures:
+        raise next(iter(failures.values()))
+
+
+@app.command()
+def build(
+    tasks: Annotated[Path, typer.Argument(help="A file of `bench make`.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the repositories go.")],
+    sdists: Annotated[
+        Path | None, typer.Option(help="A folder of archives that no index has; default: OUT.work/sdists.")
+    ] = None,
+) -> None:
+    """Make the repositories of a task file: one commit each, checked against their recipes.
+
+    Writes OUT/tasks.jsonl, which `loopwright batch` reads. What is built already is kept.
+    """
+    from pipeline.bench.build import build_tasks, read_tasks, write_tasks
+
+    library = _library(out.with_name(out.name + ".work"), sdists)
+    built = build_tasks(read_tasks(tasks), out, library, _say)
+    write_tasks(built, out / "tasks.jsonl")
+    typer.echo(str(out / "tasks.jsonl"))
+
+
+@app.command()
+def operators() -> None:
+    """List the kinds of bugs that are injected."""
+    from pipeline.bench.operators import OPERATORS
+
+    width = max(map(len, OPERATORS))
+    for operator in OPERATORS.values():
+        typer.echo(f"{operator.name:<{width}}  {operator.description}")
+
+
+async def _make(
+    origins: list[Origin],
+    splits: dict[str, Split],
+    library: Library,
+    work: Path,
+    options: Options,
+    sandbox: Kind,
+) -> tuple[list[Task], list[Account], dict[str, LoopwrightError]]:
+    """Return the tasks and the account of every source, and the errors of those that cannot be used."""
+    from pipeline.bench.make import make_tasks
+
+    tools = await _tools(library, work, sandbox)
+    tasks: list[Task] = []
+    accounts: list[Account] = []
+    failures: dict[str, LoopwrightError] = {}
+    for origin in origins:
+        try:
+            made, account = await make_tasks(origin, splits[origin.project], tools, options, _say)
+        except LoopwrightError as exc:
+            _say(f"{origin.project}: {exc}")
+            failures[origin.project] = exc
+            continue
+        tasks += made
+        accounts.append(account)
+    return tasks, accounts, failures
+
+
+async def _tools(library: Library, work: Path, sandbox: Kind) -> Tools:
+    from pipeline.bench.make import Tools
+    from pipeline.cli.compose import sandbox_edges
+    from pipeline.config import load_settings
+    from pipeline.telemetry import Action
+
+    settings = load_settings(overrides={"sandbox": {"kind": sandbox.value}})
+    runner, environments = await sandbox_edges(
+        settings, lambda event: _say(event.message) if event.action is Action.WARNING else None
+    )
+    return Tools(library=library, sandbox=runner, environments=environments, ledger=work / "ledger")
+
+
+def _library(work: Path, sdists: Path | None = None) -> Library:
+    from pipeline.bench.sdist import Index
+    from pipeline.bench.sources import Library
+    from pipeline.cli.home import clones_root
+
+    return Library(
+        folder=work.absolute(), sdists=sdists or work / "sdists", clone_cache=clones_root(), index=Index()
+    )
+
+
+def _resolved(library: Library, specs: list[str]) -> tuple[list[Origin], dict[str, LoopwrightError]]:
+    origins: dict[str, Origin] = {}
+    failures: dict[str, LoopwrightError] = {}
+    for spec in specs:
+        try:
+            origin = library.resolve(spec)
+            if origin.project in origins:
+                raise InputError(f"{origin.project} is given twice: a project is one source")
+        except LoopwrightError as exc:
+            failures[spec] = exc
+        else:
+            origins[origin.project] = origin
+    return list(origins.values()), failures
+
+
+def _splits(origins: list[Origin], **options: object) -> dict[str, Split]:
+    from pipeline.bench.split import split_of
+
+    splits = {origin.project: split_of(origin.project, **options) for origin in origins}  # type: ignore[arg-type]
+    for part in ("dev", "held_out"):
+        names = sorted(name for name, split in splits.items() if split == part)
+        _say(f"{part.replace('_', ' ')}: {', '.join(names) or 'no repository'}")
+    return splits
+
+
+def _at_most(tasks: list[Task], num: int) -> list[Task]:
+    """Return so many tasks, taken from all sources in turn, in the order in which they were made."""
+    turns: dict[str, int] = {}
+    ranked = []
+    for i, task in enumerate(tasks):
+        project = str(task.metadata["recipe"]["source"]["project"])
+        turns[project] = turns.get(project, 0) + 1
+        ranked.append((turns[project], i))
+    return [tasks[i] for i in sorted(i for _, i in sorted(ranked)[:num])]
+
+
+def _say(line: str) -> None:
+    print(printable(line, 2000), file=sys.stderr, flush=True)
