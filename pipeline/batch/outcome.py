@@ -15,6 +15,7 @@ from pipeline.exceptions import InputError, LimitReachedError, LoopwrightError, 
 from pipeline.report.figures import candidates_of, num_completion_tokens, wall_seconds
 from pipeline.runs import RunRecord
 from pipeline.text import printable
+from pipeline.workspace.clone import without_password
 
 
 class InstanceOutcome(enum.StrEnum):
@@ -121,7 +122,7 @@ def _identity(instance: Instance) -> dict[str, Any]:
         "instance_id": task.task_id,
         "line": instance.line,
         "digest": instance.digest,
-        "repo": task.repo,
+        "repo": without_password(task.repo),
     }
 
 

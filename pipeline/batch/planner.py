@@ -22,6 +22,7 @@ from pipeline.exceptions import EngineLostError, InputError, LoopwrightError, Ru
 from pipeline.graph.run import Dependencies, run_task
 from pipeline.report import render
 from pipeline.runs import RunFolder, RunRecord
+from pipeline.telemetry import discard
 
 _BUSY_SECONDS = 90.0  # in which the process of a planner that died lets go of its runs
 
@@ -56,8 +57,13 @@ class LocalPlanner:
 
     def __init__(self, dependencies: Dependencies, instances: Path) -> None:
         """Keep each instance in a folder of `instances` by its id."""
-        self._generator = SharedGenerator(dependencies.generator)
-        self._dependencies = replace(dependencies, generator=self._generator)
+        self._generators = [SharedGenerator(dependencies.generator)]
+        if dependencies.strong is not None:
+            self._generators.append(SharedGenerator(dependencies.strong))
+        generator, *strong = self._generators
+        self._dependencies = replace(
+            dependencies, generator=generator, strong=strong[0] if strong else None, emit=discard
+        )
         self._instances = instances
         self._num_running = 0
 
@@ -72,7 +78,8 @@ class LocalPlanner:
 
     async def progress(self) -> PlannerProgress:
         """Return how far it has come."""
-        return PlannerProgress(self._generator.num_tokens, self._num_running)
+        num_tokens = sum(generator.num_tokens for generator in self._generators)
+        return PlannerProgress(num_tokens, self._num_running)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,15 @@ _POLL_SECONDS = 1.0
 class Fleet(Protocol):
     """The planners of a batch, and where new ones come from."""
 
-    planners: Sequence[Planner]
-    num_tasks: int  # at once, on each planner
+    @property
+    def planners(self) -> Sequence[Planner]:
+        """The planners to begin with."""
+        ...
+
+    @property
+    def num_tasks(self) -> int:
+        """How many instances each planner works on at once."""
+        ...
 
     async def replace(self, dead: Planner) -> Planner:
         """Return a planner in place of one that died.

@@ -22,6 +22,9 @@ _COMMANDS = {
     "fix": _Entry(
         "pipeline.cli.fix:fix", "Repair a repository: draft patches, test them, return one that passes."
     ),
+    "batch": _Entry(
+        "pipeline.cli.batch:batch", "Repair many: run a file of tasks, several at once, and resume."
+    ),
     "runs": _Entry("pipeline.cli.runs:app", "List past runs and show one."),
     "compare": _Entry("pipeline.cli.compare:compare", "Compare two batches of the same tasks, in pairs."),
     "bench": _Entry(

@@ -186,7 +186,9 @@ async def _engine(settings: Settings) -> Check:
 
 
 async def _endpoint(settings: Settings) -> Check:
-    info = await compose.endpoint_generator(settings.endpoint, discard).info()
+    from workers.edges import endpoint_generator
+
+    info = await endpoint_generator(settings.endpoint).info()
     detail = f"{settings.endpoint.url} serves {printable(info.model)}, {info.max_model_tokens} tokens"
     return Check(name="endpoint", status="ok", detail=detail)
 

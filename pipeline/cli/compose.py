@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli.home import clones_root, engine_root, environments_root, home_root, outcomes_path
-from pipeline.config import EndpointSection, Settings
+from pipeline.config import Settings
 from pipeline.core import Completion, GeneratorInfo, Prompt, Sampling
 from pipeline.exceptions import EnvironmentBrokenError, InputError, ModelUnavailableError
 from pipeline.protocols import EnvironmentBuilder, Generator, Sandbox
@@ -21,13 +21,16 @@ from pipeline.text import size
 if TYPE_CHECKING:
     from pipeline.graph.run import Dependencies
     from workers.cluster import ClusterSettings
+    from workers.edges import Roots
     from workers.generator import RayGenerator
 
 _CLOSE_SECONDS = 60.0
 
 
 @asynccontextmanager
-async def composed(settings: Settings, emit: Emit) -> AsyncIterator[Dependencies]:
+async def composed(
+    settings: Settings, emit: Emit, folders: Roots | None = None, *, num_sharing: int = 1
+) -> AsyncIterator[Dependencies]:
     """Yield everything that a run needs; what was started for it has ended when the block has.
 
     The local engine starts in the background, while the target is prepared and its tests are run.
@@ -36,20 +39,21 @@ async def composed(settings: Settings, emit: Emit) -> AsyncIterator[Dependencies
         ModelUnavailableError: the model is not on this machine.
         EnvironmentBrokenError: no sandbox works, or the engine's packages are missing.
     """
-    from pipeline.graph.run import Dependencies
+    from workers.edges import dependencies
+    from workers.edges import sandbox_edges as edges_at
 
     engine = None if settings.endpoint.url else cluster_settings(settings)
-    sandbox, environments = await sandbox_edges(settings, emit)
+    folders = folders or roots()
+    edges = await edges_at(settings, folders, emit, num_sharing=num_sharing)
     async with _generator(settings, engine, emit) as generator:
-        yield Dependencies(
-            generator=generator,
-            strong=await _strong_generator(settings, emit),
-            sandbox=sandbox,
-            environments=environments,
-            settings=settings,
-            clone_cache=clones_root(),
-            outcomes_path=outcomes_path(),
-            emit=emit,
+        yield await dependencies(
+            settings,
+            folders,
+            generator,
+            edges,
+            emit,
+            num_sharing=num_sharing,
+            on_tokens=_token_progress(emit),
         )
 
 
@@ -59,31 +63,22 @@ async def sandbox_edges(settings: Settings, emit: Emit) -> tuple[Sandbox, Enviro
     Raises:
         EnvironmentBrokenError: no sandbox works.
     """
-    from workers.environment import PythonEnvironmentBuilder
-    from workers.sandbox.selection import select_sandbox
+    from workers.edges import sandbox_edges as edges_at
 
-    emit(Event(Action.STAGE_STARTED, "choosing a sandbox", {"stage": "sandbox"}))
-    sandbox = await select_sandbox(
-        settings.sandbox.kind,
+    return await edges_at(settings, roots(), emit)
+
+
+def roots(known_outcomes: Path | None = None) -> Roots:
+    """Return the folders of what outlives a command."""
+    from workers.edges import Roots
+
+    return Roots(
         home=home_root(),
-        image=settings.sandbox.image,
-        on_progress=lambda line: emit(Event(Action.PROGRESS, line, {"stage": "sandbox"})),
+        environments=environments_root(),
+        clones=clones_root(),
+        outcomes=outcomes_path(),
+        known_outcomes=known_outcomes,
     )
-    emit(Event(Action.STAGE_FINISHED, f"tests run in {sandbox.name}", {"stage": "sandbox"}))
-    environments = PythonEnvironmentBuilder(
-        sandbox,
-        environments_root(),
-        # By its id, not its tag: an image that was built anew must not be served the old one's environments.
-        image=getattr(sandbox, "image", ""),
-        timeout_seconds=settings.sandbox.prepare_timeout_seconds,
-        on_progress=lambda line: emit(_prepare_event(line)),
-    )
-    return sandbox, environments
-
-
-def _prepare_event(line: str) -> Event:
-    text = line.removeprefix("warning: ")
-    return Event(Action.PROGRESS if text == line else Action.WARNING, text, {"stage": "prepare"})
 
 
 @asynccontextmanager
@@ -91,7 +86,9 @@ async def _generator(
     settings: Settings, engine: ClusterSettings | None, emit: Emit
 ) -> AsyncIterator[Generator]:
     if engine is None:
-        generator = endpoint_generator(settings.endpoint, emit)
+        from workers.edges import endpoint_generator
+
+        generator = endpoint_generator(settings.endpoint, _token_progress(emit))
         await generator.info()  # a server that does not answer is told before anything is prepared
         yield generator
         return
@@ -234,33 +231,6 @@ def pull_model(settings: Settings, emit: Emit) -> None:
 
     pull(settings.model, dtype=settings.model_dtype, on_progress=tell)
     emit(Event(Action.STAGE_FINISHED, f"the model {settings.model} is here", {"stage": "model"}))
-
-
-async def _strong_generator(settings: Settings, emit: Emit) -> Generator | None:
-    """Return the stronger model, or None where no rung may ask for it.
-
-    Raises:
-        EnvironmentBrokenError: its server does not answer.
-    """
-    if not settings.strong.url:
-        return None
-    generator = endpoint_generator(settings.strong, emit)
-    await generator.info()
-    return generator
-
-
-def endpoint_generator(section: EndpointSection, emit: Emit) -> Generator:
-    """Return the generator over the server that the section names."""
-    from workers.openai_generator import EndpointSettings, OpenAIGenerator
-
-    endpoint = EndpointSettings(
-        url=section.url,
-        model=section.model,
-        api_key_variable=section.api_key_variable,
-        max_model_tokens=section.max_model_tokens,
-        max_recurrence_depth=section.max_recurrence_depth,
-    )
-    return OpenAIGenerator(endpoint, on_progress=_token_progress(emit))
 
 
 def _token_progress(emit: Emit) -> Callable[[int, int, int], None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli import options
 from pipeline.cli.errors import ExitCode
 from pipeline.exceptions import InputError, LoopwrightError
 
@@ -47,50 +48,18 @@ def fix(
         str | None,
         typer.Option(metavar="COMMIT", help="Start there, not at the working tree.", rich_help_panel=_TASK),
     ] = None,
-    candidates: Annotated[
-        int | None, typer.Option(min=1, help="Drafts a round.", rich_help_panel=_SEARCH)
-    ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="Rounds at most.", rich_help_panel=_SEARCH)
-    ] = None,
-    depth: Annotated[
-        int | None,
-        typer.Option(min=1, help="Recurrence depth of every round, at least.", rich_help_panel=_SEARCH),
-    ] = None,
-    max_depth: Annotated[
-        int | None, typer.Option(min=1, help="Recurrence depth at most.", rich_help_panel=_SEARCH)
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="A name of `loopwright model list`, or a checkpoint.", rich_help_panel=_SEARCH),
-    ] = None,
-    pull: Annotated[
-        bool, typer.Option("--pull", help="Fetch the model if it is not here.", rich_help_panel=_SEARCH)
-    ] = False,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL", help="Draft with an OpenAI-compatible server, up to /v1.", rich_help_panel=_SEARCH
-        ),
-    ] = None,
-    sandbox: Annotated[
-        str | None,
-        typer.Option(metavar="auto|docker|bubblewrap", help="Where tests run.", rich_help_panel=_SEARCH),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the sampling.", rich_help_panel=_SEARCH)] = None,
-    wall_seconds: Annotated[
-        float | None, typer.Option(help="Give up after this time.", rich_help_panel=_SEARCH)
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Settings: a YAML file, `fast`, `thorough`.", rich_help_panel=_SEARCH
-        ),
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting.", rich_help_panel=_SEARCH),
-    ] = None,
+    candidates: options.Candidates = None,
+    rounds: options.Rounds = None,
+    depth: options.Depth = None,
+    max_depth: options.MaxDepth = None,
+    model: options.Model = None,
+    pull: options.Pull = False,
+    endpoint: options.Endpoint = None,
+    sandbox: options.SandboxKind = None,
+    seed: options.Seed = None,
+    wall_seconds: options.WallSeconds = None,
+    config: options.Config = None,
+    assignments: options.Assignments = None,
     show_config: Annotated[
         bool,
         typer.Option("--show-config", help="Print the settings that hold, and end.", rich_help_panel=_SEARCH),
@@ -103,9 +72,7 @@ def fix(
             rich_help_panel=_RESULT,
         ),
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_RESULT)
-    ] = False,
+    as_json: options.AsJson = False,
     resume: Annotated[
         str | None,
         typer.Option(metavar="RUN_ID", help="Continue a run that was stopped.", rich_help_panel=_RESULT),

@@ -40,6 +40,7 @@ class Dependencies:
     settings: Settings
     clone_cache: Path
     outcomes_path: Path | None = None  # where past rounds are kept for the policy; None: nowhere
+    known_outcomes_path: Path | None = None  # those that the policy learns from; None: the same
     emit: Emit = discard
     num_sharing: int = 1  # tasks that share these edges: each may take as many times its wall seconds
 
@@ -99,6 +100,7 @@ async def _walk(record: RunRecord, tools: Toolbox) -> RunRecord:
 
 def make_tools(task: Task, folder: RunFolder, deps: Dependencies) -> Toolbox:
     """Return the tools of a run: its edges, those that cost something behind the folder's ledger."""
+    known = deps.known_outcomes_path or deps.outcomes_path
     return Toolbox(
         task=task,
         settings=deps.settings,
@@ -109,6 +111,7 @@ def make_tools(task: Task, folder: RunFolder, deps: Dependencies) -> Toolbox:
         environments=deps.environments,
         clone_cache=deps.clone_cache,
         outcomes=OutcomeStore(deps.outcomes_path) if deps.outcomes_path else None,
+        known_outcomes=OutcomeStore(known) if known else None,
         emit=deps.emit,
         num_sharing=deps.num_sharing,
     )

@@ -44,7 +44,8 @@ class Toolbox:
     sandbox: LedgerSandbox
     environments: EnvironmentBuilder
     clone_cache: Path
-    outcomes: OutcomeStore | None  # of past rounds; None: nothing is learned
+    outcomes: OutcomeStore | None  # of past rounds, to which this run's are added
+    known_outcomes: OutcomeStore | None  # what the policy learns from; None: nothing is learned
     emit: Emit
     num_sharing: int = 1  # tasks that share the engine and the sandboxes, this one included
     stage_started: float = field(default_factory=time.monotonic)

@@ -22,7 +22,7 @@ from pipeline.exceptions import (
     PrepareError,
 )
 
-COMMANDS = ["fix", "runs", "model", "doctor", "up", "status", "down", "sandbox"]
+COMMANDS = ["fix", "batch", "runs", "model", "doctor", "up", "status", "down", "sandbox"]
 HEAVY = [
     "torch",
     "vllm",

@@ -68,9 +68,9 @@ async def pack(tools: Toolbox, progress: Progress) -> None:
 
 def _arm_stats(tools: Toolbox, model: str) -> list[ArmStats]:
     planner = tools.settings.planner
-    if planner.policy == "ladder" or tools.outcomes is None:
+    if planner.policy == "ladder" or tools.known_outcomes is None:
         return []
-    return stats_of(planner.ladder, tools.outcomes.load(model))
+    return stats_of(planner.ladder, tools.known_outcomes.load(model))
 
 
 async def suspects_in(tools: Toolbox, progress: Progress) -> list[Suspect]:

@@ -1,0 +1,110 @@
+"""What tasks reach outside with, by the settings: sandbox, environments, servers to draft with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.batch.edges import BoundedSandbox
+from pipeline.config import EndpointSection, Settings
+from pipeline.graph.run import Dependencies
+from pipeline.protocols import EnvironmentBuilder, Generator, Sandbox
+from pipeline.telemetry import Action, Emit, Event
+from workers.environment import PythonEnvironmentBuilder
+from workers.openai_generator import EndpointSettings, OpenAIGenerator
+from workers.sandbox.selection import select_sandbox
+
+OnTokens = Callable[[int, int, int], None]  # completions done, completions in all, tokens drafted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roots:
+    """The folders of what outlives a command."""
+
+    home: Path
+    environments: Path
+    clones: Path
+    outcomes: Path  # the file where past rounds are kept for the policy
+    known_outcomes: Path | None = None  # the one that the policy reads; None: the same
+
+
+async def sandbox_edges(
+    settings: Settings, roots: Roots, emit: Emit, *, num_sharing: int = 1
+) -> tuple[Sandbox, EnvironmentBuilder]:
+    """Return the sandbox and what prepares environments for it.
+
+    Where several tasks share them, the sandboxes of all together are bounded as those of one are, and each
+    preparation may take as many times its time.
+
+    Raises:
+        EnvironmentBrokenError: no sandbox works.
+    """
+    emit(Event(Action.STAGE_STARTED, "choosing a sandbox", {"stage": "sandbox"}))
+    found = await select_sandbox(
+        settings.sandbox.kind,
+        home=roots.home,
+        image=settings.sandbox.image,
+        on_progress=lambda line: emit(Event(Action.PROGRESS, line, {"stage": "sandbox"})),
+    )
+    emit(Event(Action.STAGE_FINISHED, f"tests run in {found.name}", {"stage": "sandbox"}))
+    sandbox = BoundedSandbox(found, settings.sandbox.num_parallel) if num_sharing > 1 else found
+    environments = PythonEnvironmentBuilder(
+        sandbox,
+        roots.environments,
+        # By its id, not its tag: an image that was built anew must not be served the old one's environments.
+        image=getattr(found, "image", ""),
+        timeout_seconds=settings.sandbox.prepare_timeout_seconds * num_sharing,
+        on_progress=lambda line: emit(_prepare_event(line)),
+    )
+    return sandbox, environments
+
+
+async def dependencies(
+    settings: Settings,
+    roots: Roots,
+    generator: Generator,
+    edges: tuple[Sandbox, EnvironmentBuilder],
+    emit: Emit,
+    *,
+    num_sharing: int = 1,
+    on_tokens: OnTokens | None = None,
+) -> Dependencies:
+    """Return everything that a run needs, the stronger model included where one is set.
+
+    Raises:
+        EnvironmentBrokenError: the stronger model's server does not answer.
+    """
+    sandbox, environments = edges
+    strong = endpoint_generator(settings.strong, on_tokens) if settings.strong.url else None
+    if strong is not None:
+        await strong.info()
+    return Dependencies(
+        generator=generator,
+        strong=strong,
+        sandbox=sandbox,
+        environments=environments,
+        settings=settings,
+        clone_cache=roots.clones,
+        outcomes_path=roots.outcomes,
+        known_outcomes_path=roots.known_outcomes,
+        emit=emit,
+        num_sharing=num_sharing,
+    )
+
+
+def endpoint_generator(section: EndpointSection, on_tokens: OnTokens | None = None) -> OpenAIGenerator:
+    """Return the generator over the server that the section names."""
+    endpoint = EndpointSettings(
+        url=section.url,
+        model=section.model,
+        api_key_variable=section.api_key_variable,
+        max_model_tokens=section.max_model_tokens,
+        max_recurrence_depth=section.max_recurrence_depth,
+    )
+    return OpenAIGenerator(endpoint, on_progress=on_tokens)
+
+
+def _prepare_event(line: str) -> Event:
+    text = line.removeprefix("warning: ")
+    return Event(Action.PROGRESS if text == line else Action.WARNING, text, {"stage": "prepare"})
