@@ -20,7 +20,7 @@ _NAMED_KEYS = 8  # of settings that differ; the rest are counted
 
 
 class Result(BaseModel):
-    """What a comparison needs of an instance's row in results.jsonl."""
+    """What comparisons and benchmarks need of an instance's row in results.jsonl."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -31,6 +31,8 @@ class Result(BaseModel):
     sandbox_seconds: float = 0.0
     model: str = ""
     digest: str = ""  # of the task
+    suspects: tuple[str, ...] = ()  # path::qualname, most suspect first
+    solved_at: int | None = None  # drafts before the one that became the patch
 
     @property
     def is_solved(self) -> bool:

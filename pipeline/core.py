@@ -57,6 +57,9 @@ class Task(BaseModel):
     test_command: str = "python -m pytest"
     fail_to_pass: tuple[str, ...] = ()  # empty: whatever fails in the baseline run
     pass_to_pass: tuple[str, ...] = ()  # empty: whatever passes in the baseline run
+    functions: tuple[
+        str, ...
+    ] = ()  # path::qualname: where the fault is known to be; empty: it is searched for
     test_patch: str = ""  # unified diff that adds the tests, applied before the baseline
     kind: Literal["fix", "implement"] = "fix"
     limits: Limits = Limits()

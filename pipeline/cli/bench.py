@@ -15,7 +15,8 @@ from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.bench.make import Options, Tools
-    from pipeline.bench.recipe import Origin, Split
+    from pipeline.bench.recipe import Origin
+    from pipeline.bench.recipe import Split as Part
     from pipeline.bench.sources import Library
     from pipeline.bench.workshop import Account
     from pipeline.core import Task
@@ -43,6 +44,14 @@ class Kind(enum.StrEnum):
     AUTO = "auto"
     DOCKER = "docker"
     BUBBLEWRAP = "bubblewrap"
+
+
+class Split(enum.StrEnum):
+    """Which part of a benchmark."""
+
+    DEV = "dev"
+    HELD_OUT = "held_out"
+    ALL = "all"
 
 
 @app.command()
@@ -129,6 +138,62 @@ def build(
 
 
 @app.command()
+def run(
+    tasks: Annotated[Path, typer.Argument(help="A file of `bench make`.")],
+    out: Annotated[Path, typer.Option("--out", help="Repositories, a batch for each variant, the report.")],
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="YAML: design (one_at_a_time, grid), axes, settings of all variants."),
+    ] = None,
+    axes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--axis",
+            metavar="NAME=VALUE,...",
+            help="What is varied, the baseline's value first: depth, feedback, context, strategy, "
+            "localisation, model, candidates, suspects, temperature, seed. Repeatable.",
+        ),
+    ] = None,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Every combination, and not one change at a time.")
+    ] = False,
+    split: Annotated[Split, typer.Option(help="Which part of the tasks.")] = Split.DEV,
+    config: Annotated[Path | None, typer.Option(help="Settings of all variants, as YAML.")] = None,
+    plots: Annotated[bool, typer.Option(help="Draw the curves; needs matplotlib.")] = True,
+    workers: Annotated[int | None, typer.Option(min=1, help="Tasks at once, as `batch` takes it.")] = None,
+    sdists: Annotated[
+        Path | None, typer.Option(help="A folder of archives that no index has; default: OUT.work/sdists.")
+    ] = None,
+) -> None:
+    """Run variants of the search over a benchmark, and report what each part is worth.
+
+    Each variant is a batch in OUT/variants; the same command goes on where it was. The report goes to stdout,
+    and with its plots to OUT.
+    """
+    from pipeline.bench.build import read_tasks
+    from pipeline.bench.plots import require_matplotlib, write_plots
+    from pipeline.bench.run import Bench
+    from pipeline.cli.bench_run import batch_command, conditions, planned, selected
+
+    if plots:
+        require_matplotlib()
+    chosen = selected(read_tasks(tasks), split.value)
+    bench = Bench(
+        tasks=chosen,
+        plan=planned(plan, axes or [], config, is_grid=grid),
+        out=out,
+        library=_library(out.with_name(out.name + ".work"), sdists),
+        run_batch=batch_command(workers),
+        conditions=conditions(tasks, chosen, split.value),
+        say=_say,
+    )
+    measured = bench.run()
+    if plots:
+        write_plots(measured, out)
+    typer.echo((out / "report.md").read_text("utf-8"), nl=False)
+
+
+@app.command()
 def operators() -> None:
     """List the kinds of bugs that are injected."""
     from pipeline.bench.operators import OPERATORS
@@ -140,7 +205,7 @@ def operators() -> None:
 
 async def _make(
     origins: list[Origin],
-    splits: dict[str, Split],
+    splits: dict[str, Part],
     library: Library,
     work: Path,
     options: Options,
@@ -203,7 +268,7 @@ def _resolved(library: Library, specs: list[str]) -> tuple[list[Origin], dict[st
     return list(origins.values()), failures
 
 
-def _splits(origins: list[Origin], **options: object) -> dict[str, Split]:
+def _splits(origins: list[Origin], **options: object) -> dict[str, Part]:
     from pipeline.bench.split import split_of
 
     splits = {origin.project: split_of(origin.project, **options) for origin in origins}  # type: ignore[arg-type]

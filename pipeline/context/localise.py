@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 
 from rank_bm25 import BM25Okapi
 
 from pipeline.context.failures import Evidence, definition_of_test, frames, is_test_path
 from pipeline.context.symbols import Definition, called_names, definitions, identifiers, source_lines, words
 from pipeline.core import Suspect, TestCase
+from pipeline.exceptions import InputError
 from pipeline.snapshot import Snapshot
 
 # Weights say how much one kind of evidence counts against another; a full BM25 score is 1.
@@ -36,6 +38,34 @@ def localise(snapshot: Snapshot, evidence: Evidence, *, num_suspects: int) -> tu
     _add_bm25(board, _query(snapshot, evidence), sources)
     _apply_coverage(board, evidence.covered)
     return board.ranked(num_suspects)
+
+
+def named_suspects(snapshot: Snapshot, places: Sequence[str]) -> tuple[Suspect, ...]:
+    """Return the functions that a task names as `path::qualname`, in its order.
+
+    Raises:
+        InputError: there is no such function.
+    """
+    known = {f"{d.path}::{d.qualname}": d for d in _corpus(snapshot)}
+    missing = [place for place in places if place not in known]
+    if missing:
+        near = get_close_matches(missing[0], known, n=1)
+        raise InputError(
+            f"the tree has no function {missing[0]}",
+            hint=f"did you mean {near[0]}?" if near else "give it as path/to/file.py::Class.method",
+        )
+    found = [known[place] for place in places]
+    return tuple(
+        Suspect(
+            path=d.path,
+            qualname=d.qualname,
+            start_line=d.start_line,
+            end_line=d.end_line,
+            score=1.0,
+            evidence=("named by the task",),
+        )
+        for d in found
+    )
 
 
 class _Board:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.context.failures import Evidence, excerpt, frames, is_test_path
-from pipeline.context.localise import localise
+from pipeline.context.localise import localise, named_suspects
 from pipeline.context.packing import pack
 from pipeline.context.symbols import definitions, module_statements
 from pipeline.core import Suspect, TestCase, TestStatus
-from pipeline.exceptions import LimitReachedError
+from pipeline.exceptions import InputError, LimitReachedError
 from pipeline.snapshot import Snapshot
 
 SHAPES = '''\
@@ -88,6 +88,14 @@ def suspect_named(snapshot: Snapshot, qualname: str, path: str = "src/shapes.py"
     return Suspect(
         path=path, qualname=qualname, start_line=found.start_line, end_line=found.end_line, score=1.0
     )
+
+
+def test_functions_that_the_task_names_are_the_suspects_in_its_order(shapes: Snapshot) -> None:
+    found = named_suspects(shapes, ["src/shapes.py::unrelated", "src/shapes.py::Shape.area"])
+    assert [(s.qualname, s.start_line) for s in found] == [("unrelated", 33), ("Shape.area", 18)]
+    with pytest.raises(InputError, match=r"no function src/shapes\.py::Shape\.areas") as caught:
+        named_suspects(shapes, ["src/shapes.py::Shape.areas"])
+    assert "Shape.area?" in caught.value.hint
 
 
 def test_functions_on_the_traceback_rank_first(shapes: Snapshot) -> None:

@@ -104,6 +104,14 @@ async def test_the_record_tells_the_whole_story(run, tmp_path):
     assert record.finished_at is not None
 
 
+async def test_functions_that_the_task_names_are_the_only_suspects(run):
+    record = await run(drafts("\n    return x\n", "\n    return x * 3\n"), functions=(f"{MODULE}::double",))
+    assert [(s.qualname, s.evidence) for s in record.suspects] == [("double", ("named by the task",))]
+    assert {c.candidate.suspect.qualname for r in record.rounds for c in r.candidates} == {"double"}
+    with pytest.raises(InputError, match="no function"):
+        await run(drafts(RIGHT), name="other", functions=(f"{MODULE}::halve",))
+
+
 async def test_greedy_and_sampled_are_one_call_each(run):
     edges = drafts(WRONG)
     await run(edges)

@@ -9,6 +9,7 @@ from functools import partial
 from pipeline.config import Rung
 from pipeline.context.failures import Evidence
 from pipeline.context.localise import localise as rank_suspects
+from pipeline.context.localise import named_suspects
 from pipeline.context.packing import pack as pack_suspect
 from pipeline.core import ContextBundle, GeneratorInfo, Prompt, Suspect, TestCase, TestStatus
 from pipeline.draft.lines import Span, statement_spans
@@ -74,7 +75,13 @@ def _arm_stats(tools: Toolbox, model: str) -> list[ArmStats]:
 
 
 async def suspects_in(tools: Toolbox, progress: Progress) -> list[Suspect]:
-    """Return the definitions that may hold the fault in the tree that drafts start from, best first."""
+    """Return the definitions that may hold the fault in the tree that drafts start from, best first.
+
+    Raises:
+        InputError: the task names a function that is not there.
+    """
+    if tools.task.functions:
+        return list(await asyncio.to_thread(named_suspects, tools.tree(progress), tools.task.functions))
     found = await asyncio.to_thread(
         rank_suspects,
         tools.tree(progress),
