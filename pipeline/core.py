@@ -107,7 +107,7 @@ class Completion:
     text: str
     num_prompt_tokens: int
     num_completion_tokens: int
-    finish_reason: Literal["stop", "length", "abort"]
+    finish_reason: Literal["stop", "length", "repetition", "abort"]  # repetition: cut off in a loop
     recurrence_depth: int  # the depth actually used
     seconds: float  # from admission to the last token
 

@@ -224,9 +224,9 @@ def _messages(prompt: Prompt, *, continues: bool) -> dict[str, Any]:
     return {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
 
 
-def _finish_reason(reason: str | None) -> Literal["stop", "length", "abort"]:
+def _finish_reason(reason: str | None) -> Literal["stop", "length", "repetition", "abort"]:
     match reason:
-        case "stop" | "length":
+        case "stop" | "length" | "repetition":
             return reason
         case None:
             return "stop"

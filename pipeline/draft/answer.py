@@ -10,7 +10,7 @@ from pipeline.draft.syntax import PARSE_ERRORS, first_definition, parse
 
 _FENCE = re.compile(r"^[ \t]*```[\w+.-]*[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 _MAX_PERIOD_LINES = 20
-_MIN_REPEATS = 4
+_MIN_REPEATS = 3  # the engine stops a loop of four, the first and the last of which may be half a line
 _MAX_ENDINGS = 60  # places where a definition is tried to end
 
 
@@ -21,7 +21,7 @@ class NoDefinitionError(ValueError):
 def find_definition(answer: str, *, prefill: str, name: str, truncated: bool) -> str:
     """Return the source of the definition of `name`, dedented, decorators included.
 
-    `truncated` says that the answer hit max_tokens.
+    `truncated` says that the answer hit max_tokens, or was stopped in a loop.
 
     Raises:
         NoDefinitionError: there is none, it does not parse, or it was cut off.

@@ -56,7 +56,7 @@ def apply_answer(
 ) -> Applied | Refused:
     """Return the files that the answer changes, or why it is refused. Never raises for any answer.
 
-    `truncated`: the answer hit max_tokens; `tests`: what it must not copy from the failing tests.
+    `truncated`: the answer hit max_tokens or looped; `tests`: what it must not copy from the failing tests.
     """
     path = bundle.suspect.path
     try:

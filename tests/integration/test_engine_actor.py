@@ -123,6 +123,13 @@ async def test_a_grammar_binds_the_answer_at_every_depth(generator):
         assert {c.finish_reason for c in row} == {"stop"}
 
 
+async def test_an_answer_that_loops_is_cut_off_long_before_its_limit(generator):
+    looping = Sampling(grammar='root ::= "ab" root', max_tokens=400)
+    [[completion]] = await generator.generate([prompt("again and again")], looping)
+    assert completion.finish_reason == "repetition"
+    assert completion.text == "ab" * 24  # twelve tokens, four times
+
+
 async def test_a_broken_grammar_is_the_callers_fault(generator):
     with pytest.raises(InputError, match="grammar"):
         await generator.generate([prompt("well?")], Sampling(grammar="root ::= ("))

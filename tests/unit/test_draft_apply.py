@@ -179,6 +179,11 @@ def test_an_endless_loop_of_lines_is_cut():
     assert content(apply("add", answer, truncated=True)).count("print(a)") <= 1
 
 
+def test_a_loop_that_the_engine_cut_is_dropped():
+    answer = GOOD + "    # check\n    print(a)\n" * 3 + "    # che"
+    assert content(apply("add", answer, truncated=True)).count("print(a)") <= 1
+
+
 def test_crlf_files_keep_their_line_ends():
     data = MODULE.replace("\n", "\r\n").encode()
     assert content_bytes(apply("add", GOOD, data=data)) == FIXED.replace("\n", "\r\n").encode()

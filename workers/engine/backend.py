@@ -10,6 +10,11 @@ from pipeline.core import Prompt, Sampling
 from pipeline.exceptions import EngineDeadError, GeneratorError, InputError, ModelUnavailableError
 from workers.engine.settings import EngineSettings
 
+FinishReason = Literal["stop", "length", "repetition", "abort"]
+# A loop is cut when 12 to 96 tokens stand four times in a row. None of the 17,656 functions of Python's own
+# library and of the real cases does that; from 8 tokens on 7 do, and three times in a row 6.
+_LOOP = {"min_pattern_size": 12, "max_pattern_size": 96, "min_count": 4}
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -17,7 +22,7 @@ class Piece:
 
     text: str
     num_tokens: int
-    finish_reason: Literal["stop", "length", "abort"] | None = None  # None: it goes on
+    finish_reason: FinishReason | None = None  # None: it goes on
 
 
 class Backend(Protocol):
@@ -122,7 +127,11 @@ class VllmBackend:
     def _sampling_params(self, sampling: Sampling, seed: int) -> Any:
         """Return vLLM's form of `sampling`; raises ValueError for a value it does not take."""
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.sampling_params import (
+            RepetitionDetectionParams,
+            RequestOutputKind,
+            StructuredOutputsParams,
+        )
 
         return SamplingParams(
             temperature=sampling.temperature,
@@ -132,6 +141,7 @@ class VllmBackend:
             max_tokens=sampling.max_tokens,
             stop=list(sampling.stop),
             output_kind=RequestOutputKind.DELTA,
+            repetition_detection=RepetitionDetectionParams(**_LOOP),
             structured_outputs=(
                 StructuredOutputsParams(grammar=sampling.grammar) if sampling.grammar is not None else None
             ),
@@ -178,9 +188,9 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
     return arguments
 
 
-def _finish_reason(reason: str | None) -> Literal["stop", "length", "abort"] | None:
+def _finish_reason(reason: str | None) -> FinishReason | None:
     match reason:
-        case None | "stop" | "length":
+        case None | "stop" | "length" | "repetition":
             return reason
         case _:
             return "abort"

@@ -183,7 +183,7 @@ def _applied(
     tree, base = tools.tree(progress), tools.snapshot.read_bytes
     record = progress.round.prompts[entry.prompt_number]
     prompt, answer = record.prompt, entry.completion.text
-    truncated = entry.completion.finish_reason == "length"
+    truncated = entry.completion.finish_reason in ("length", "repetition")
     if record.span:
         answer = replaced_line(bundle.definition, record.span, answer, truncated=truncated)
         prompt, truncated = replace(prompt, prefill=""), False
