@@ -10,6 +10,7 @@ from dataclasses import replace
 from pipeline.change import Change, apply_change
 from pipeline.core import SandboxLimits, Verdict, VerdictKind
 from pipeline.exceptions import SandboxError
+from pipeline.graph.looks import is_settled, looks
 from pipeline.graph.routing import limit_reached, next_rung
 from pipeline.graph.state import Attempt, Progress, suspect_key
 from pipeline.graph.toolbox import Toolbox
@@ -80,7 +81,7 @@ async def verdict_on(
 ) -> tuple[Verdict, dict[str, str]]:
     """Return the verdict on a change of the base, and the tests whose status it changes.
 
-    The failing tests run first, alone; only what passes some of them is worth the whole command.
+    The failing tests run first, alone; only what passes some of them is worth more (see `looks`).
     """
     baseline = progress.record.baseline
     assert baseline is not None
@@ -91,17 +92,15 @@ async def verdict_on(
     files = apply_change(change, tools.snapshot.read_bytes)
     limits = _candidate_limits(tools, baseline.wall_seconds)
     seconds = 0.0
-    if tools.command.runner == "pytest" and baseline.pass_to_pass:
+    for look in looks(baseline, can_select=tools.command.runner == "pytest"):
         _, report = await tools.run_tests(
-            progress, f"{name}-fast", files=files, test_ids=baseline.fail_to_pass, limits=limits
+            progress, f"{name}-{look.name}", files=files, test_ids=look.test_ids, limits=limits
         )
-        verdict = judge_report(report, fail_to_pass=baseline.fail_to_pass)
-        if verdict.kind not in (VerdictKind.RESOLVED, VerdictKind.PARTIAL):
-            return verdict, changed_tests(before, report)
-        seconds = verdict.wall_seconds
-    _, report = await tools.run_tests(progress, f"{name}-full", files=files, limits=limits)
-    verdict = judge_report(report, fail_to_pass=baseline.fail_to_pass, pass_to_pass=baseline.pass_to_pass)
-    return replace(verdict, wall_seconds=verdict.wall_seconds + seconds), changed_tests(before, report)
+        seconds += report.wall_seconds
+        verdict = judge_report(report, fail_to_pass=baseline.fail_to_pass, pass_to_pass=look.pass_to_pass)
+        if is_settled(look, verdict, report, baseline):
+            break
+    return replace(verdict, wall_seconds=seconds), changed_tests(before, report)
 
 
 async def test_candidate(tools: Toolbox, progress: Progress, entry: CandidateRecord) -> None:
