@@ -29,7 +29,7 @@ _BASE_LIMITS = SandboxLimits(
 )
 _MAX_MUTANT_SECONDS = 120.0
 _MAX_NAMED_FILES = 8  # in a task's test command
-_MAX_FAILING = 100  # more failing tests than this name no place
+_MAX_FAILING = 60  # more failing tests than this name no place
 _FEW_TESTS = 10  # of so few, half failing says little
 _BAD = (TestStatus.FAILED, TestStatus.ERROR)
 

@@ -151,12 +151,14 @@ class Workshop:
         """Combine sites each of which breaks a test by itself, so that all must be mended."""
         used: set[str] = set()
         num_kept = num_tried = 0
+        kinds = _MULTI if len(self.sources) > 1 else _MULTI[:-1]
+        offset = self.rng.randrange(len(kinds))
         for first in rest:
             if num_kept == num or num_tried >= num * _TRIES_PER_TASK:
                 return
             if first.mutation.place in used or not self._is_worth_it(first):
                 continue
-            sites = _MULTI[num_kept % len(_MULTI)]
+            sites = kinds[(offset + num_kept) % len(kinds)]
             wanted = self.rng.choice((2, 2, 3))
             num_tried += 1
             parts = await self._partners(first, rest, sites, wanted, used)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from pipeline.bench.recipe import Split as Part
     from pipeline.bench.sources import Library
     from pipeline.bench.workshop import Account
+    from pipeline.config import Settings
     from pipeline.core import Task
+    from pipeline.protocols import EnvironmentBuilder, Sandbox
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Benchmarks of your own repositories.")
 
@@ -89,11 +91,15 @@ def make(
     from pipeline.bench.build import write_tasks
     from pipeline.bench.make import Options
     from pipeline.bench.workshop import Search
+    from pipeline.config import load_settings
 
     work = work or out.with_name(out.name + ".work")
     each = min(per_repo, -(-num_tasks // len(sources)))
+    settings = load_settings(overrides={"sandbox": {"kind": sandbox.value}})
     options = Options(
-        search=Search(num_tasks=each, seed=seed, multi_share=multi_share),
+        search=Search(
+            num_tasks=each, seed=seed, multi_share=multi_share, num_parallel=settings.sandbox.num_parallel
+        ),
         test_command=test_command,
         statement=statement.value,
     )
@@ -102,7 +108,7 @@ def make(
     splits = _splits(
         origins, held_out_share=held_out_share, seed=seed, dev=dev or (), held_out=held_out or ()
     )
-    tasks, accounts, more = asyncio.run(_make(origins, splits, library, work, options, sandbox))
+    tasks, accounts, more = asyncio.run(_make(origins, splits, library, work, options, settings))
     failures |= more
     if not tasks:
         raise next(iter(failures.values()))
@@ -124,10 +130,13 @@ def build(
     sdists: Annotated[
         Path | None, typer.Option(help="A folder of archives that no index has; default: OUT.work/sdists.")
     ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Run each task's tests, in a sandbox.")] = False,
+    sandbox: Annotated[Kind, typer.Option(help="Where they run.")] = Kind.AUTO,
 ) -> None:
     """Make the repositories of a task file: one commit each, checked against their recipes.
 
-    Writes OUT/tasks.jsonl, which `loopwright batch` reads. What is built already is kept.
+    Writes OUT/tasks.jsonl, which `loopwright batch` reads. What is built already is kept. With --verify the
+    exit code is 3 where a task is not what it claims on this machine.
     """
     from pipeline.bench.build import build_tasks, read_tasks, write_tasks
 
@@ -135,6 +144,8 @@ def build(
     built = build_tasks(read_tasks(tasks), out, library, _say)
     write_tasks(built, out / "tasks.jsonl")
     typer.echo(str(out / "tasks.jsonl"))
+    if verify and asyncio.run(_num_unsound(built, sandbox)):
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -209,12 +220,12 @@ async def _make(
     library: Library,
     work: Path,
     options: Options,
-    sandbox: Kind,
+    settings: Settings,
 ) -> tuple[list[Task], list[Account], dict[str, LoopwrightError]]:
     """Return the tasks and the account of every source, and the errors of those that cannot be used."""
     from pipeline.bench.make import make_tasks
 
-    tools = await _tools(library, work, sandbox)
+    tools = await _tools(library, work, settings)
     tasks: list[Task] = []
     accounts: list[Account] = []
     failures: dict[str, LoopwrightError] = {}
@@ -230,17 +241,35 @@ async def _make(
     return tasks, accounts, failures
 
 
-async def _tools(library: Library, work: Path, sandbox: Kind) -> Tools:
+async def _tools(library: Library, work: Path, settings: Settings) -> Tools:
     from pipeline.bench.make import Tools
+
+    runner, environments = await _edges(settings)
+    return Tools(library=library, sandbox=runner, environments=environments, ledger=work / "ledger")
+
+
+async def _edges(settings: Settings) -> tuple[Sandbox, EnvironmentBuilder]:
     from pipeline.cli.compose import sandbox_edges
-    from pipeline.config import load_settings
     from pipeline.telemetry import Action
 
-    settings = load_settings(overrides={"sandbox": {"kind": sandbox.value}})
-    runner, environments = await sandbox_edges(
+    return await sandbox_edges(
         settings, lambda event: _say(event.message) if event.action is Action.WARNING else None
     )
-    return Tools(library=library, sandbox=runner, environments=environments, ledger=work / "ledger")
+
+
+async def _num_unsound(tasks: list[Task], sandbox: Kind) -> int:
+    """Run every task's tests, say what is wrong, and return with how many something is."""
+    from pipeline.bench.verify import find_problems
+    from pipeline.config import load_settings
+
+    edges = await _edges(load_settings(overrides={"sandbox": {"kind": sandbox.value}}))
+    num_unsound = 0
+    for task in tasks:
+        problems = await find_problems(task, *edges)
+        num_unsound += bool(problems)
+        _say(f"{task.task_id}: {'; '.join(problems[:3]) or 'sound'}")
+    _say(f"{len(tasks) - num_unsound} of {len(tasks)} tasks are sound")
+    return num_unsound
 
 
 def _library(work: Path, sdists: Path | None = None) -> Library:

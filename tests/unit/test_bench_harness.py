@@ -14,7 +14,8 @@ import pytest
 from pipeline.bench.candidates import in_fair_order, load_sources, quotas_for, reached
 from pipeline.bench.coverage_map import read_map
 from pipeline.bench.harness import Harness
-from pipeline.core import Outcome, PreparedEnvironment, SandboxRequest, SandboxResult
+from pipeline.bench.verify import find_problems
+from pipeline.core import Outcome, PreparedEnvironment, SandboxRequest, SandboxResult, Task
 from pipeline.exceptions import InputError, PrepareError, SandboxError
 from pipeline.snapshot import Snapshot
 from pipeline.testing import RecordingSandbox
@@ -223,3 +224,24 @@ def test_no_function_file_or_operator_gives_more_than_its_share(tmp_path):
     for path in ("x.py", "y.py"):
         quotas.take(replace(same[0], path=path, qualname=path))
     assert not quotas.admits(same[0])
+
+
+class OneEnvironment:
+    async def prepare(self, tree: Path) -> PreparedEnvironment:
+        return ENVIRONMENT
+
+
+@pytest.mark.parametrize(
+    ("result", "problems"),
+    [
+        (pytest_result({**ALL, F: "E: x"}), []),
+        (pytest_result(ALL), [f"{F} does not fail"]),
+        (pytest_result({**ALL, F: "E: x", G: "E: x"}), [f"{G} does not pass"]),
+        (pytest_result({F: "E: x"}), [f"{G} does not pass"]),
+        (replace(pytest_result({}), exit_code=4), ["pytest ended with exit code 4"]),
+    ],
+)
+async def test_a_built_task_is_sound_where_its_tests_say_what_it_claims(tmp_path, result, problems):
+    tree(tmp_path)
+    task = Task(task_id="t", repo=str(tmp_path), fail_to_pass=(F,), pass_to_pass=(G,))
+    assert await find_problems(task, RecordingSandbox(lambda _: result), OneEnvironment()) == problems

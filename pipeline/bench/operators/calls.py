@@ -60,8 +60,6 @@ _FUNCTIONS = {
     "repr": "str",
     "floor": "ceil",
     "ceil": "floor",
-    "hasattr": "getattr",
-    "isinstance": "issubclass",
 }
 _COPIES = frozenset(("list", "dict", "set", "tuple", "copy", "deepcopy"))
 _NORMALISERS = frozenset(("strip", "lstrip", "rstrip", "lower", "upper", "casefold", "copy"))
