@@ -286,6 +286,7 @@ class Suspect:
     end_line: int
     score: float
     evidence: tuple[str, ...] = ()  # "traceback frame 2", "coverage 1.00", "bm25 7.3"
+    is_unwritten: bool = False  # it has no body yet, and failing tests ask for one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ class Evidence:
     failures: tuple[TestCase, ...]  # the failing target tests of the baseline
     covered: Mapping[str, frozenset[int]] = field(default_factory=dict)  # path -> lines that they ran
     statement: str = ""  # the text
+    implements: bool = False  # the task is to write what is missing, not to repair what is there
 
 
 def is_test_path(path: str) -> bool:

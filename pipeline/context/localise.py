@@ -16,10 +16,13 @@ from pipeline.context.symbols import Definition, called_names, definitions, iden
 from pipeline.core import Suspect, TestCase
 from pipeline.exceptions import InputError
 from pipeline.snapshot import Snapshot
+from pipeline.unwritten import is_unwritten, says_unwritten
 
 # Weights say how much one kind of evidence counts against another; a full BM25 score is 1.
 _TRACEBACK, _CALLED, _NAMED, _CALLEE, _STATEMENT = 3.0, 2.0, 1.0, 0.75, 1.0
 _NOT_COVERED = 0.05  # factor: a function that no failing test ran is hardly the fault
+_UNWRITTEN = 10.0  # a function without a body that failing tests reach: nothing else can be said before it
+_REACHED = ("traceback", "called by", "run by")  # evidence that failing tests lead to a definition
 _MAX_SOURCE_BYTES = 1 << 20  # a larger file is generated or data
 
 
@@ -37,6 +40,7 @@ def localise(snapshot: Snapshot, evidence: Evidence, *, num_suspects: int) -> tu
     _add_names(board, snapshot, evidence, sources)
     _add_bm25(board, _query(snapshot, evidence), sources)
     _apply_coverage(board, evidence.covered)
+    _add_unwritten(board, sources, implements=evidence.implements)
     return board.ranked(num_suspects)
 
 
@@ -54,18 +58,12 @@ def named_suspects(snapshot: Snapshot, places: Sequence[str]) -> tuple[Suspect, 
             f"the tree has no function {missing[0]}",
             hint=f"did you mean {near[0]}?" if near else "give it as path/to/file.py::Class.method",
         )
-    found = [known[place] for place in places]
-    return tuple(
-        Suspect(
-            path=d.path,
-            qualname=d.qualname,
-            start_line=d.start_line,
-            end_line=d.end_line,
-            score=1.0,
-            evidence=("named by the task",),
-        )
-        for d in found
-    )
+    board = _Board([known[place] for place in places])
+    for definition in board.corpus:
+        board.add(definition, 1.0, "named by the task")
+        if is_unwritten(_source(snapshot, definition)):
+            board.unwritten.add(definition)
+    return tuple(board.suspect(definition) for definition in board.corpus)
 
 
 class _Board:
@@ -76,6 +74,7 @@ class _Board:
         self.scores: dict[Definition, float] = dict.fromkeys(corpus, 0.0)
         self.reasons: dict[Definition, list[str]] = defaultdict(list)
         self.num_namesakes = Counter(definition.name for definition in corpus)
+        self.unwritten: set[Definition] = set()
 
     def add(self, definition: Definition, score: float, reason: str) -> None:
         self.scores[definition] += score
@@ -87,17 +86,17 @@ class _Board:
     def ranked(self, num_suspects: int) -> tuple[Suspect, ...]:
         # Ties go to the earlier place in the tree, so that equal input ranks equally.
         best = sorted(self.corpus, key=lambda d: (-self.scores[d], d.path, d.start_line))
-        return tuple(
-            Suspect(
-                path=d.path,
-                qualname=d.qualname,
-                start_line=d.start_line,
-                end_line=d.end_line,
-                score=round(self.scores[d], 4),
-                evidence=tuple(self.reasons[d]),
-            )
-            for d in best[:num_suspects]
-            if self.scores[d] > 0
+        return tuple(self.suspect(d) for d in best[:num_suspects] if self.scores[d] > 0)
+
+    def suspect(self, definition: Definition) -> Suspect:
+        return Suspect(
+            path=definition.path,
+            qualname=definition.qualname,
+            start_line=definition.start_line,
+            end_line=definition.end_line,
+            score=round(self.scores[definition], 4),
+            evidence=tuple(self.reasons[definition]),
+            is_unwritten=definition in self.unwritten,
         )
 
 
@@ -111,8 +110,14 @@ def _corpus(snapshot: Snapshot) -> list[Definition]:
         except FileNotFoundError:
             continue  # a link out of the tree
         if len(source) <= _MAX_SOURCE_BYTES:
-            found += [d for d in definitions(path, source) if d.kind == "function"]
+            found += [d for d in definitions(path, source) if d.kind == "function" or _is_planned(d, source)]
     return found
+
+
+def _is_planned(definition: Definition, source: bytes) -> bool:
+    """Say whether a class is to be written as a whole."""
+    lines = source_lines(source)[definition.start_line - 1 : definition.end_line]
+    return says_unwritten("\n".join(lines))
 
 
 def _source(snapshot: Snapshot, definition: Definition) -> str:
@@ -194,3 +199,16 @@ def _apply_coverage(board: _Board, covered: Mapping[str, frozenset[int]]) -> Non
             board.add(definition, 0.5, "run by a failing test")
         else:
             board.scores[definition] *= _NOT_COVERED
+
+
+def _add_unwritten(board: _Board, sources: Mapping[Definition, str], *, implements: bool) -> None:
+    """Put functions without a body first, where failing tests lead to them.
+
+    A body that is merely empty may be meant so: it counts where the task is to implement something.
+    """
+    missing = is_unwritten if implements else says_unwritten
+    for definition in board.corpus:
+        is_reached = any(reason.startswith(_REACHED) for reason in board.reasons[definition])
+        if is_reached and missing(sources[definition]):
+            board.add(definition, _UNWRITTEN, "not written yet")
+            board.unwritten.add(definition)

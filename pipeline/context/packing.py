@@ -22,6 +22,7 @@ from pipeline.context.symbols import (
 from pipeline.core import ContextBundle, Suspect
 from pipeline.exceptions import LimitReachedError
 from pipeline.snapshot import Snapshot
+from pipeline.unwritten import has_open_signature, is_unwritten
 
 CountTexts = Callable[[Sequence[str]], Awaitable[list[int]]]
 
@@ -49,7 +50,7 @@ async def pack(
     related = _related(snapshot, source, suspect, definition) if width == "wide" else []
     # In the order of their use: what is cut first stands last.
     parts = [
-        _used_statements(source, definition),
+        _statements_at_hand(source) if suspect.is_unwritten else _used_statements(source, definition),
         "\n\n".join(dict.fromkeys(excerpt(case) for case in evidence.failures[:_MAX_TESTS])),
         *_failing_tests(snapshot, evidence),
         _enclosing(source, suspect),
@@ -107,6 +108,10 @@ def _header(source: _Source, suspect: Suspect) -> str:
     definition = source.at(suspect)
     if definition is None:
         return ""
+    if suspect.is_unwritten and has_open_signature(source.of(definition)):
+        return source.text(definition.start_line, definition.def_line).partition("*")[0].rstrip()
+    if suspect.is_unwritten and definition.doc_end_line:
+        return source.text(definition.start_line, definition.doc_end_line)
     if definition.body_line == definition.def_line:  # def f(): return 1
         return source.text(definition.start_line, definition.def_line).partition(":")[0] + ":"
     last = definition.body_line - 1
@@ -127,6 +132,12 @@ def _used_statements(source: _Source, definition: str) -> str:
         if statement.kind == "assignment" and statement.names & used:
             used |= identifiers(source.text(statement.start_line, statement.end_line))
     return "\n".join(source.text(s.start_line, s.end_line) for s in statements if s.names & used)
+
+
+def _statements_at_hand(source: _Source) -> str:
+    """Return the module's imports and short constants: what a definition that is yet to come may use."""
+    found = [s for s in module_statements(source.data) if s.kind == "import" or s.start_line == s.end_line]
+    return "\n".join(source.text(s.start_line, s.end_line) for s in found)
 
 
 def _failing_tests(snapshot: Snapshot, evidence: Evidence) -> list[str]:
@@ -160,7 +171,8 @@ def _related(snapshot: Snapshot, source: _Source, suspect: Suspect, definition: 
     found += _callees_elsewhere(snapshot, suspect.path, called - {d.name for d in callees})
     neighbours = [d for d in source.definitions if d.kind == "function" and d not in callees]
     neighbours.sort(key=lambda d: abs(d.start_line - suspect.start_line))
-    found += [source.of(d) for d in neighbours if d.start_line != suspect.start_line]
+    beside = [source.of(d) for d in neighbours if d.start_line != suspect.start_line]
+    found += [text for text in beside if not (suspect.is_unwritten and is_unwritten(text))]
     return list(dict.fromkeys(found))[:_MAX_RELATED]
 
 

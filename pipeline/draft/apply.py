@@ -11,6 +11,7 @@ from pipeline.draft.answer import NoDefinitionError, definition_name, find_defin
 from pipeline.draft.blocks import BlockMissedError, apply_blocks, read_blocks
 from pipeline.draft.edited import NO_TRAITS, TestTraits
 from pipeline.draft.guards import review
+from pipeline.draft.imports import with_missing_imports
 from pipeline.draft.source import Edit, apply_edit, dedent, edit_between, read_source, reindent, split_lines
 from pipeline.draft.syntax import (
     PARSE_ERRORS,
@@ -22,6 +23,7 @@ from pipeline.draft.syntax import (
     incompatibility,
 )
 from pipeline.snapshot import Snapshot
+from pipeline.unwritten import has_open_signature, is_unwritten, says_unwritten
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def apply_answer(
     try:
         base = tree.read_bytes(path)
         edit = _edit(base, bundle, prompt, answer, truncated=truncated, keep_docstring=keep_docstring)
-        files = {path: apply_edit(base, edit)}
+        files = {path: with_missing_imports(apply_edit(base, edit), base, prompt.prefill + answer)}
     except (_RefusedError, NoDefinitionError, BlockMissedError) as exc:
         return Refused(str(exc))
     except UnicodeEncodeError as exc:
@@ -116,13 +118,25 @@ def _kept_parts(code: str, original: str, *, keep_docstring: bool) -> str:
         raise _RefusedError("the definition has no body")
     if old is None:
         return code  # the original is the syntax error that is to be repaired
-    if reason := incompatibility(old, new):
+    if is_unwritten(original) and is_unwritten(code):
+        raise _RefusedError("the definition is still not written")
+    if reason := "" if _is_free(original, old, new) else incompatibility(old, new):
         raise _RefusedError(reason)
     if keep_docstring:
         code = _with_docstring(code, new, original, old)
     if old.decorator_list and not new.decorator_list:
         code = "\n".join(original.split("\n")[: old.lineno - 1]) + "\n" + code
     return code
+
+
+def _is_free(original: str, old: Definition, new: Definition) -> bool:
+    """Say whether nobody can rely on the original's signature, since whoever writes it decides on it."""
+    if isinstance(old, ast.ClassDef):
+        return isinstance(new, ast.ClassDef) and says_unwritten(original)
+    if isinstance(new, ast.ClassDef) or not has_open_signature(original):
+        return False
+    first, wanted = ([a.arg for a in (*d.args.posonlyargs, *d.args.args)][:1] for d in (new, old))
+    return not wanted or first == wanted  # self stays self
 
 
 def _with_docstring(code: str, new: Definition, original: str, old: Definition) -> str:

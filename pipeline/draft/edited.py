@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pipeline.draft.source import dedent
 from pipeline.draft.syntax import PARSE_ERRORS, parse, without_docstrings
+from pipeline.unwritten import is_unwritten
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Module
 Literal = tuple[type, object]
@@ -40,6 +41,11 @@ class EditedFunction:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "added", _added(self.old, self.new))
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the function was there, and is written now."""
+        return self.old is not None and is_unwritten(ast.unparse(self.old))
 
     def old_literals(self) -> frozenset[Literal]:
         """Return the literals of the function as it was."""

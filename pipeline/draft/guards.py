@@ -62,7 +62,8 @@ def review(
     for edited in edited_functions(files, base, tests):
         for guard in (*REFUSING, *WARNING):
             if reason := guard(edited):
-                found.append(Finding(guard.__name__, reason, guard in REFUSING))
+                is_refusal = guard in REFUSING and not (guard in _DOUBTFUL_IF_NEW and edited.is_new)
+                found.append(Finding(guard.__name__, reason, is_refusal))
     return tuple(sorted(dict.fromkeys(found), key=lambda finding: not finding.is_refusal))
 
 
@@ -143,6 +144,16 @@ def is_constant(edited: EditedFunction) -> str:
     return ""
 
 
+def recites(edited: EditedFunction) -> str:
+    """A function that is new and only knows the test's own inputs and answers."""
+    answers = [] if isinstance(edited.new, ast.Module) else answers_of(edited.new)
+    known = equalities_in(edited.new) & edited.tests.literals
+    only_constants = bool(answers) and all(is_literal(answer) for answer in answers)
+    return (
+        "it recites the test's own inputs and answers" if edited.is_new and known and only_constants else ""
+    )
+
+
 def swallows_with_answer(edited: EditedFunction) -> str:
     """A handler of everything that answers with what the test expects."""
     for handler in handlers_of_everything(edited.added):
@@ -192,8 +203,11 @@ REFUSING: tuple[Guard, ...] = (
     special_cases_input,
     looks_up_input,
     is_constant,
+    recites,
     swallows_with_answer,
 )
+# What is written for the first time may have to know values that its tests show: units, names of days.
+_DOUBTFUL_IF_NEW: tuple[Guard, ...] = (special_cases_input, looks_up_input)
 WARNING: tuple[Guard, ...] = (
     watches_its_caller,
     swallows,

@@ -43,13 +43,13 @@ def render_prompt(
     header = dedent(bundle.header).rstrip()
     # A header that does not parse may be the fault itself, so the model must be free to change it.
     writes_whole = bool(bundle.suspect.qualname)
-    header = header if writes_whole and first_definition(f"{header} pass") else ""
+    header = header if writes_whole and _begins_definition(header) else ""
     user = (
         _templates()
         .get_template("rewrite.j2")
         .render(
             statement=statement.strip()[:_MAX_STATEMENT_CHARS],
-            kind=kind,
+            kind="implement" if bundle.suspect.is_unwritten else kind,
             style="line" if span else "whole" if writes_whole else "blocks",
             noun=_noun(bundle),
             name=definition_name(bundle.suspect.qualname),
@@ -61,6 +61,7 @@ def render_prompt(
             failing_tests=[text.strip("\n") for text in bundle.failing_tests],
             failure=bundle.failure.strip("\n"),
             feedback=feedback,
+            has_parameters=not header.endswith(("(", ",")),
         )
     )
     system = _templates().get_template("system.j2").render()
@@ -75,6 +76,12 @@ def _line_prefill(definition: str, span: Span) -> str:
     # indentation it would add one.
     start = indentation(line).removesuffix(" ")
     return f"This line is wrong:\n```python\n{line}\n```\nIt must be:\n```python\n{start}"
+
+
+def _begins_definition(header: str) -> bool:
+    """Say whether an answer may go on from it: a signature, a docstring behind it, or an open bracket."""
+    bodies = (" pass", "", "*_): pass")
+    return any(first_definition(header + body) for body in bodies)
 
 
 def _noun(bundle: ContextBundle) -> str:

@@ -137,6 +137,20 @@ def test_what_the_code_did_before_it_may_go_on_doing():
     assert findings(new, old=old) == ()
 
 
+UNWRITTEN = "def rate(kind, amount):\n    raise NotImplementedError\n"
+
+
+def test_a_function_that_is_new_may_know_values_of_the_test_but_not_only_these():
+    asks = UNWRITTEN.replace("raise NotImplementedError", "if amount == 417:\n        return 1251.5")
+    [recited] = [
+        finding for finding in findings(asks + "    return 0\n", old=UNWRITTEN) if finding.is_refusal
+    ]
+    assert recited.guard == "recites"
+    doubtful = findings(asks + "    return amount * 3\n", old=UNWRITTEN)
+    assert "special_cases_input" in {finding.guard for finding in doubtful}
+    assert not any(finding.is_refusal for finding in doubtful)
+
+
 @pytest.mark.parametrize(
     "path", [".github/workflows/ci.yml", "requirements.txt", "docs/index.rst", "Dockerfile"]
 )
@@ -149,7 +163,7 @@ def test_a_file_of_data_is_no_reason_to_refuse():
 
 
 def test_every_guard_has_a_case_that_it_speaks_against():
-    covered = {name for name, _ in (*REFUSED, *RISKY)}
+    covered = {name for name, _ in (*REFUSED, *RISKY)} | {"recites"}
     assert covered == {guard.__name__ for guard in (*REFUSING, *WARNING)}
     assert all(guard.__doc__ for guard in (*REFUSING, *WARNING))
 

@@ -28,8 +28,10 @@ from pipeline.testrun import is_trusted
 _SEEDS_PER_ROUND = 1000  # so that no two rounds sample alike
 _SPARE_TOKENS = 128
 _SPARE_LINE_TOKENS = 48
+_UNWRITTEN_TOKENS = 448  # of an answer whose original says nothing of its length
 _MAX_READ_TESTS = 50  # failing tests whose literals no candidate may answer to
 _MAX_LINE_SAMPLES = 8  # a line has few likely forms: more samples of it are the same again
+_MAX_UNWRITTEN_SAMPLES = 16  # of each function that is to be written
 
 
 async def draft(tools: Toolbox, progress: Progress) -> None:
@@ -84,7 +86,7 @@ async def _draft_batches(
         allowance -= len(fresh)
     num_samples = allowance // len(prompts)
     if rung.strategy == "line":
-        num_samples = min(num_samples, _MAX_LINE_SAMPLES)
+        num_samples = min(num_samples, _MAX_UNWRITTEN_SAMPLES if _writes_new(progress) else _MAX_LINE_SAMPLES)
     if num_samples and rung.temperature > 0:
         sampled = replace(
             greedy,
@@ -140,7 +142,10 @@ def _was_greedy(progress: Progress, prompt: Prompt) -> bool:
 
 
 async def _max_completion_tokens(tools: Toolbox, progress: Progress) -> int:
-    """Return the room for one answer: twice the longest original, no more than the window leaves."""
+    """Return the room for one answer: twice the longest original, no more than the window leaves.
+
+    What is not written yet has no original to go by.
+    """
     if not progress.bundles:
         return 1
     originals = [_original(bundle, p) for bundle, p in _bundled_prompts(progress)]
@@ -149,7 +154,12 @@ async def _max_completion_tokens(tools: Toolbox, progress: Progress) -> int:
     info = await tools.drafter(rung).info()
     room = info.max_model_tokens - max(p.num_tokens for p in progress.round.prompts)
     writes_lines = all(p.span for p in progress.round.prompts)
-    return min(2 * max(sizes) + (_SPARE_LINE_TOKENS if writes_lines else _SPARE_TOKENS), room)
+    wanted = 2 * max(sizes) + (_SPARE_LINE_TOKENS if writes_lines else _SPARE_TOKENS)
+    return min(max(wanted, _UNWRITTEN_TOKENS) if _writes_new(progress) else wanted, room)
+
+
+def _writes_new(progress: Progress) -> bool:
+    return any(prompt.suspect.is_unwritten for prompt in progress.round.prompts)
 
 
 def _bundled_prompts(progress: Progress) -> Iterator[tuple[ContextBundle, PromptRecord]]:

@@ -26,6 +26,7 @@ from pipeline.testrun import coverage_options, is_trusted, read_coverage
 _PYTEST_FILES = frozenset({"pyproject.toml", "pytest.ini", "setup.cfg", "tox.ini"})
 _WITHOUT_ADDOPTS = ("-o", "addopts=")  # nothing on the command line undoes a --no-cov there
 _COVERAGE_BYTES = 32 << 20  # the account names every line of the tree: some megabytes for a large one
+_MAX_UNWRITTEN = 8  # suspects of a round that are to be written: each repairs other tests
 _MIN_COMPLETION_TOKENS = 64  # less room than this is no room for an answer
 
 
@@ -52,9 +53,9 @@ async def pack(tools: Toolbox, progress: Progress) -> None:
     )
     progress.round.footing = progress.footing.candidate_id if progress.footing else ""
     progress.bundles, progress.drafted = [], {}
-    num_packed = 0
-    for suspect in progress.suspects:
-        if num_packed == rung.num_suspects:
+    num_packed, (suspects, num_suspects) = 0, _suspects_of(progress, rung)
+    for suspect in suspects:
+        if num_packed == num_suspects:
             break
         try:
             bundle = await _bundle(tools, progress, suspect, info)
@@ -65,6 +66,17 @@ async def pack(tools: Toolbox, progress: Progress) -> None:
         num_packed += 1
         progress.bundles += [bundle] * len(prompts)
         progress.round.prompts += prompts
+
+
+def _suspects_of(progress: Progress, rung: Rung) -> tuple[list[Suspect], int]:
+    """Return the suspects of a round, best first, and how many of them get prompts.
+
+    What is not written yet has no lines to ask for, and comes before what may be wrong.
+    """
+    unwritten = [suspect for suspect in progress.suspects if suspect.is_unwritten][:_MAX_UNWRITTEN]
+    if unwritten and rung.strategy == "line":
+        return unwritten, len(unwritten)
+    return progress.suspects, max(rung.num_suspects, len(unwritten))
 
 
 def _arm_stats(tools: Toolbox, model: str) -> list[ArmStats]:
@@ -142,7 +154,7 @@ async def _bundle(tools: Toolbox, progress: Progress, suspect: Suspect, info: Ge
         tools.tree(progress),
         suspect,
         _evidence(tools, progress),
-        width=rung.context,
+        width="wide" if suspect.is_unwritten else rung.context,  # what stands beside it shows the style
         max_tokens=min(tools.settings.planner.max_prompt_tokens, window) - num_frame_tokens,
         count_tokens=partial(tools.count_texts, rung=rung),
     )
@@ -171,7 +183,7 @@ async def _prompts(
 def _line_spans(progress: Progress, bundle: ContextBundle) -> list[Span | None]:
     """Return the statements to ask for, at most the suspect's share of the round; none for a definition."""
     rung, suspect = progress.round.rung, bundle.suspect
-    if rung.strategy == "definition" or not suspect.qualname:
+    if rung.strategy == "definition" or not suspect.qualname or suspect.is_unwritten:
         return []
     everywhere = progress.footing.covered if progress.footing else progress.covered
     covered = everywhere.get(suspect.path, [])
@@ -201,6 +213,7 @@ def _evidence(tools: Toolbox, progress: Progress) -> Evidence:
         failures=tuple(footing.failures if footing else progress.record.baseline.failures),
         covered={path: frozenset(lines) for path, lines in covered.items()},
         statement=tools.task.statement,
+        implements=tools.task.kind == "implement",
     )
 
 

@@ -45,8 +45,13 @@ async def combine(tools: Toolbox, progress: Progress) -> None:
 
 
 async def stack(tools: Toolbox, progress: Progress) -> None:
-    """Let the next round start from the best partial candidate's tree, every other round from the base."""
+    """Let the next round start from the best partial candidate's tree.
+
+    Every other round starts from the base, but for those that write what is missing.
+    """
     last = progress.footing.candidate_id if progress.footing else ""
+    if progress.footing and any(suspect.is_unwritten for suspect in progress.footing.suspects):
+        last = ""  # what is left to write is written beside what is there by now
     best = next_footing(progress.partials, last=last)
     progress.footing = None
     if best is None:

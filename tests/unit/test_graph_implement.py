@@ -1,0 +1,149 @@
+"""What is not written yet is written: the graph over stubs and over definitions that are not there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import pytest
+
+from pipeline.config import Rung
+from pipeline.graph.run import run_task
+from pipeline.runs import RunFolder
+from pipeline.testing import ScriptedGenerator
+from tests.unit.planner import Edges, git_apply, make_repository, make_task, played, settings_with
+
+MODULE, TEST = "calc/core.py", "tests/test_core.py"
+STUBS = '''\
+"""Numbers."""
+
+
+def clamp(value, low, high):
+    """Return the value held between low and high."""
+    raise NotImplementedError
+
+
+def shrink(values, low, high):
+    """Return the values clamped."""
+    raise NotImplementedError
+
+
+def double(value):
+    return value * 2
+'''
+TESTS = """\
+from calc.core import clamp, double, shrink
+
+
+def test_clamp():
+    assert clamp(12, 0, 7) == 7
+
+
+def test_clamp_low():
+    assert clamp(-1, 0, 7) == 0
+
+
+def test_shrink():
+    assert shrink([1, 9], low=0, high=5) == [1, 5]
+
+
+def test_double():
+    assert double(4) == 8
+"""
+FILES = {MODULE: STUBS, "calc/__init__.py": "", TEST: TESTS}
+CLAMP = "\n    return max(low, min(value, high))\n```"
+SHRINK = "\n    return [clamp(value, low, high) for value in values]\n```"
+WRONG = "\n    return 17\n```"
+CASES = {
+    "clamp": ("clamp(12, 0, 7)", 7),
+    "clamp_low": ("clamp(-1, 0, 7)", 0),
+    "shrink": ("shrink([1, 9], low=0, high=5)", [1, 5]),
+    "double": ("double(4)", 8),
+}
+
+
+def calculated(files: Mapping[str, bytes], _request) -> dict[str, str]:
+    """Play the tests: the drafts are ours, so they may run here."""
+    module: dict[str, object] = {"__name__": "calc.core"}
+    exec(compile(files[MODULE], "/workspace/" + MODULE, "exec"), module)
+    wanted = re.search("import (.*)", files[TEST].decode())[1].split(", ")
+    if missing := [name for name in wanted if name not in module]:
+        place = f"'calc.core' (/workspace/{MODULE})"
+        return {TEST: f"ImportError: cannot import name {missing[0]!r} from {place}"}
+    return {f"{TEST}::test_{name}": outcome(module, *case) for name, case in CASES.items()}
+
+
+def outcome(module: dict[str, object], call: str, expected: object) -> str:
+    try:
+        value = eval(call, module)
+    except Exception as exc:
+        trace, lines = exc.__traceback__, []
+        while trace := trace.tb_next:
+            if "/workspace/" in trace.tb_frame.f_code.co_filename:
+                lines.append(f"{MODULE}:{trace.tb_lineno}: {type(exc).__name__}")
+        return "\n".join([f"{type(exc).__name__}: {exc}", *lines])
+    return "passed" if value == expected else f"AssertionError: assert {value} == {expected}"
+
+
+def writer(**answers: str) -> ScriptedGenerator:
+    """Return a generator that knows each function: greedy drafts are wrong, sampled ones are these."""
+
+    def reply(prompt, sampling, _number):
+        name = re.search(r"(?:def|class) (\w+)", prompt.prefill)
+        return WRONG if sampling.temperature == 0 else answers.get(name[1] if name else "", WRONG)
+
+    return ScriptedGenerator(reply=reply)
+
+
+@pytest.fixture
+def run(tmp_path):
+    async def call(generator, *, files=FILES, ladder=None, **task):
+        repo = make_repository(tmp_path / "repo", files)
+        ladder = ladder or (Rung(strategy="line", num_candidates=8, num_suspects=1),) * 3
+        edges = Edges(generator, sandbox=played(calculated), settings=settings_with(ladder))
+        record = await run_task(
+            make_task(repo, **task), RunFolder(tmp_path / "run"), edges.dependencies(tmp_path)
+        )
+        return record, edges
+
+    return call
+
+
+@pytest.mark.parametrize("kind", ["fix", "implement"])
+async def test_stubs_are_written_one_on_top_of_the_other_whatever_the_task_is_called(run, tmp_path, kind):
+    record, edges = await run(writer(clamp=CLAMP, shrink=SHRINK), kind=kind)
+    assert record.status == "solved"
+    assert {s.qualname for s in record.suspects if s.is_unwritten} == {"clamp", "shrink"}
+    first, second = record.rounds
+    assert {entry.candidate.suspect.qualname for entry in first.candidates} == {"clamp", "shrink"}
+    assert second.footing  # shrink needs clamp
+    assert {entry.candidate.suspect.qualname for entry in second.candidates} == {"shrink"}
+    git_apply(tmp_path / "repo", record.patch.diff)
+    written = (tmp_path / "repo" / MODULE).read_text()
+    assert "NotImplementedError" not in written
+    assert written.count("def ") == 3
+    for prompts, _ in edges.generator.calls:
+        assert all("is not written yet" in prompt.messages[-1].content for prompt in prompts)
+
+
+async def test_independent_stubs_are_written_in_one_round_and_laid_over_each_other(run):
+    own = "\n    return [max(low, min(v, high)) for v in values]\n```"
+    record, _ = await run(writer(clamp=CLAMP, shrink=own))
+    assert (record.status, len(record.rounds)) == ("solved", 1)
+    assert record.patch.candidate_id.startswith("r1m")
+
+
+async def test_a_function_that_is_merely_empty_is_asked_for_line_by_line_where_the_task_is_a_repair(run):
+    files = {**FILES, MODULE: STUBS.replace("raise NotImplementedError", "pass")}
+    record, _ = await run(writer(), files=files)
+    assert not any(suspect.is_unwritten for suspect in record.suspects)
+    assert all(prompt.span for round_ in record.rounds for prompt in round_.prompts)
+
+
+async def test_rubbish_ends_in_an_unsolved_run_with_reasons(run):
+    rubbish = iter(
+        ["", "I cannot.", "\n    pass\n```", "```\n\x00", "\n    raise NotImplementedError\n"] * 100
+    )
+    record, _ = await run(ScriptedGenerator(reply=lambda *_: next(rubbish)))
+    assert record.status == "unsolved"
+    assert all(entry.candidate.refused for round_ in record.rounds for entry in round_.candidates)
