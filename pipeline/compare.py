@@ -15,7 +15,7 @@ from pipeline import stats
 from pipeline.exceptions import InputError
 from pipeline.stats import Estimate
 
-_MEASURES = ("num_tokens", "seconds", "sandbox_seconds")
+COSTS = {"num_tokens": "tokens", "seconds": "seconds", "sandbox_seconds": "sandbox seconds"}
 _NAMED_KEYS = 8  # of settings that differ; the rest are counted
 
 
@@ -137,8 +137,8 @@ def compare(first: Batch, second: Batch, *, seed: int = 0) -> Comparison:
         lost=lost,
         p_value=stats.mcnemar(len(lost), len(gained)),
         solved=_difference([float(x.is_solved) for x in a], [float(y.is_solved) for y in b], seed),
-        per_task={name: _difference(_values(a, name), _values(b, name), seed) for name in _MEASURES},
-        per_solved={name: (_per_solved(a, name, seed), _per_solved(b, name, seed)) for name in _MEASURES},
+        per_task={name: _difference(_values(a, name), _values(b, name), seed) for name in COSTS},
+        per_solved={name: (_per_solved(a, name, seed), _per_solved(b, name, seed)) for name in COSTS},
         only_first=tuple(name for name in first.results if name not in second.results),
         only_second=tuple(name for name in second.results if name not in first.results),
         excluded_first=excluded[0],

@@ -6,7 +6,7 @@ The unit that is drawn again is always the task, never the draft: drafts of one 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,26 @@ class Estimate:
     low: float
     high: float
     num: int  # tasks
+
+    def shown(self, scale: float = 1.0, sign: str = "") -> str:
+        """Return value and interval for people, multiplied by `scale`; "-" stands for what there is not."""
+
+        def number(value: float) -> str:
+            digits = 0 if abs(value * scale) >= 1000 else 1
+            return "-" if math.isnan(value) else f"{value * scale:{sign}.{digits}f}"
+
+        return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
+
+
+def json_ready(value: Any) -> Any:
+    """Return the value as JSON can carry it: null for what is not finite, texts as keys."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    return value
 
 
 def solved_in_first(resolves: Sequence[bool], k: int) -> bool:

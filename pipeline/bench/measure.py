@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 
 from pipeline import stats
 from pipeline.bench.recipe import injected
-from pipeline.compare import Batch, Result
+from pipeline.compare import COSTS, Batch, Result
 from pipeline.core import Task
 from pipeline.stats import RECALL_AT, SOLVED_AT, Estimate
-
-COSTS = ("num_tokens", "seconds", "sandbox_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

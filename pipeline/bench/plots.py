@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bench.report import Measured
+from pipeline.compare import COSTS
 from pipeline.exceptions import EnvironmentBrokenError
 from pipeline.stats import Estimate
-
-_COSTS = {"num_tokens": "tokens", "seconds": "seconds", "sandbox_seconds": "sandbox seconds"}
 
 
 def require_matplotlib() -> None:
@@ -62,9 +61,9 @@ def _curves(curves: Mapping[str, Mapping[int, Estimate]], x: str, y: str, path: 
 def _costs(measured: Mapping[str, Measured], path: Path) -> Path:
     figure = _figure()
     names = list(measured)
-    for place, (cost, title) in zip(
-        figure.subplots(1, len(_COSTS), sharey=True), _COSTS.items(), strict=True
-    ):
+    places = figure.subplots(1, len(COSTS), sharey=True)
+    places[0].invert_yaxis()  # of all: they share it
+    for place, (cost, title) in zip(places, COSTS.items(), strict=True):
         estimates = [measured[name].figures.per_solved[cost] for name in names]
         values = [e.value if math.isfinite(e.value) else 0 for e in estimates]
         spread = [
@@ -79,7 +78,6 @@ def _costs(measured: Mapping[str, Measured], path: Path) -> Path:
         ]
         place.barh(names, values, xerr=spread, height=0.6)
         place.set_xlabel(f"{title} per solved task")
-        place.invert_yaxis()
         place.grid(axis="x", alpha=0.3)
     return _saved(figure, path)
 

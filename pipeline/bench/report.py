@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.bench.measure import Against, Figures
 from pipeline.bench.variants import Variant
-from pipeline.stats import RECALL_AT, SOLVED_AT, Estimate
-
-_COSTS = {"num_tokens": "tokens", "seconds": "seconds", "sandbox_seconds": "sandbox seconds"}
+from pipeline.compare import COSTS
+from pipeline.stats import RECALL_AT, SOLVED_AT, Estimate, json_ready
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +32,7 @@ def report_json(measured: Mapping[str, Measured], conditions: Mapping[str, Any])
         }
         for name, one in measured.items()
     }
-    return json.dumps(_finite({"conditions": conditions, "variants": variants}), indent=1) + "\n"
+    return json.dumps(json_ready({"conditions": conditions, "variants": variants}), indent=1) + "\n"
 
 
 def report_markdown(measured: Mapping[str, Measured], conditions: Mapping[str, Any]) -> str:
@@ -60,22 +58,20 @@ def _report(measured: Mapping[str, Measured], conditions: Mapping[str, Any]) -> 
 
 
 def _ablation(measured: Mapping[str, Measured]) -> Iterator[str]:
-    costs = [f"{title} per solved" for title in _COSTS.values()]
+    costs = [f"{title} per solved" for title in COSTS.values()]
     head = ["variant", "tasks", "solved, %", "against the baseline, points", "+ / -", "p", *costs, "left out"]
     yield from _head(head)
     for name, one in measured.items():
         found, other = one.figures, one.against
-        difference = (
-            [_shown(other.solved, 100, "+"), f"{other.num_gained} / {other.num_lost}"] if other else []
-        )
+        difference = [other.solved.shown(100, "+"), f"{other.num_gained} / {other.num_lost}"] if other else []
         yield _row(
             [
                 f"`{name}`",
                 found.num_tasks,
-                _shown(found.solved, 100),
+                found.solved.shown(100),
                 *(difference or ["", ""]),
                 f"{other.p_value:.3f}" if other else "",
-                *(_shown(found.per_solved[cost], 1) for cost in _COSTS),
+                *(found.per_solved[cost].shown() for cost in COSTS),
                 ", ".join(f"{num} {outcome}" for outcome, num in sorted(found.excluded.items())) or "none",
             ]
         )
@@ -88,7 +84,7 @@ def _curves(measured: Mapping[str, Measured], ks: Iterable[int], field: str) -> 
         curve: Mapping[int, Estimate] = getattr(one.figures, field)
         if curve:
             most = one.variant.candidates if field == "solved_at" else max(ks)
-            yield _row([f"`{name}`", *(_shown(curve[k], 100) if k <= most else "" for k in ks)])
+            yield _row([f"`{name}`", *(curve[k].shown(100) if k <= most else "" for k in ks)])
 
 
 def _parts(measured: Mapping[str, Measured]) -> Iterator[str]:
@@ -96,7 +92,7 @@ def _parts(measured: Mapping[str, Measured]) -> Iterator[str]:
     yield from _head(["part", *(f"`{name}`" for name in measured)])
     for part in names:
         cells = [one.figures.by_group.get(part) for one in measured.values()]
-        yield _row([part, *(f"{_shown(cell, 100)} of {cell.num}" if cell else "" for cell in cells)])
+        yield _row([part, *(f"{cell.shown(100)} of {cell.num}" if cell else "" for cell in cells)])
 
 
 def _head(cells: list[str]) -> Iterator[str]:
@@ -106,22 +102,3 @@ def _head(cells: list[str]) -> Iterator[str]:
 
 def _row(cells: Iterable[object]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
-
-
-def _shown(estimate: Estimate, scale: float, sign: str = "") -> str:
-    def number(value: float) -> str:
-        if math.isnan(value):
-            return "-"
-        return f"{value * scale:{sign}.{0 if abs(value * scale) >= 1000 else 1}f}"
-
-    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

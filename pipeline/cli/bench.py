@@ -105,6 +105,8 @@ def make(
     )
     library = _library(work)
     origins, failures = _resolved(library, sources)
+    if not origins:
+        raise next(iter(failures.values()))
     splits = _splits(
         origins, held_out_share=held_out_share, seed=seed, dev=dev or (), held_out=held_out or ()
     )

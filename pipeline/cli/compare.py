@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,10 +15,8 @@ from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.compare import Batch, Comparison, Difference
-    from pipeline.stats import Estimate
 
 _MAX_LISTED = 50
-_TITLES = {"num_tokens": "tokens", "seconds": "seconds", "sandbox_seconds": "sandbox seconds"}
 
 
 def compare(
@@ -31,18 +28,21 @@ def compare(
     """Compare two batches on the tasks that both judged: solved, tokens, time, with 95 % intervals."""
     from pipeline.compare import compare as compared
     from pipeline.compare import read_batch
+    from pipeline.stats import json_ready
 
     batches = read_batch(first), read_batch(second)
     found = compared(*batches, seed=seed)
     for warning in found.warnings:
         print(f"warning: {printable(warning)}", file=sys.stderr)
     if as_json:
-        typer.echo(json.dumps(_finite(asdict(found)), indent=1))
+        typer.echo(json.dumps(json_ready(asdict(found)), indent=1))
     else:
         typer.echo("\n".join(_lines(found, *batches)))
 
 
 def _lines(found: Comparison, first: Batch, second: Batch) -> Iterator[str]:
+    from pipeline.compare import COSTS
+
     yield f"A  {printable(str(first.folder))}"
     yield f"B  {printable(str(second.folder))}"
     sizes = f"{len(first.results)} in A and {len(second.results)} in B"
@@ -55,9 +55,9 @@ def _lines(found: Comparison, first: Batch, second: Batch) -> Iterator[str]:
     yield f"{'':<26}{'A':>22}{'B':>22}{'B - A':>26}"
     yield _row("solved, %", found.solved, 100)
     for name, difference in found.per_task.items():
-        yield _row(f"{_TITLES[name]} per task", difference, 1)
+        yield _row(f"{COSTS[name]} per task", difference, 1)
     for name, (a, b) in found.per_solved.items():
-        yield f"{_TITLES[name] + ' per solved':<26}{_shown(a, 1):>22}{_shown(b, 1):>22}"
+        yield f"{COSTS[name] + ' per solved':<26}{a.shown():>22}{b.shown():>22}"
     yield ""
     yield (
         f"both {found.num_both}, A alone {len(found.lost)}, B alone {len(found.gained)}, "
@@ -70,16 +70,8 @@ def _lines(found: Comparison, first: Batch, second: Batch) -> Iterator[str]:
 
 
 def _row(title: str, difference: Difference, scale: float) -> str:
-    first, second = _shown(difference.first, scale), _shown(difference.second, scale)
-    return f"{title:<26}{first:>22}{second:>22}{_shown(difference.difference, scale, sign='+'):>26}"
-
-
-def _shown(estimate: Estimate, scale: float, sign: str = "") -> str:
-    def number(value: float) -> str:
-        digits = 0 if abs(value * scale) >= 1000 else 1
-        return "-" if math.isnan(value) else f"{value * scale:{sign}.{digits}f}"
-
-    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+    first, second = difference.first.shown(scale), difference.second.shown(scale)
+    return f"{title:<26}{first:>22}{second:>22}{difference.difference.shown(scale, '+'):>26}"
 
 
 def _listed(title: str, names: tuple[str, ...]) -> Iterator[str]:
@@ -89,14 +81,3 @@ def _listed(title: str, names: tuple[str, ...]) -> Iterator[str]:
         yield from (f"  {printable(name)}" for name in names[:_MAX_LISTED])
         if len(names) > _MAX_LISTED:
             yield f"  and {len(names) - _MAX_LISTED} more; --json lists all"
-
-
-def _finite(value: Any) -> Any:
-    """Return the value with null for what JSON has no number for."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -218,9 +218,11 @@ def test_the_operators_are_listed():
     [
         (["build", "no.jsonl", "--out", "o"], "cannot read the task file no.jsonl"),
         (["run", "no.jsonl", "--out", "o", "--no-plots"], "cannot read the task file no.jsonl"),
+        (["make", "no/such/folder", "--out", "o.jsonl"], "there is no no/such/folder"),
+        (["make", "requests", "no", "--out", "o.jsonl"], "requests==1.0"),
     ],
 )
-def test_a_missing_task_file_is_told(tmp_path, arguments, message, monkeypatch):
+def test_what_is_not_there_is_told(tmp_path, arguments, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["bench", *arguments])
     assert result.exit_code == 2
