@@ -183,7 +183,8 @@ def _callees_elsewhere(snapshot: Snapshot, path: str, called: Iterable[str]) -> 
         if other == path or is_test_path(other) or not wanted:
             continue
         source = _Source.read(snapshot, other)
-        found += [source.of(d) for d in source.definitions if d.kind == "function" and d.name in wanted]
+        here = [d for d in source.definitions if d.kind == "function" and d.name in wanted]
+        found += [f"# {other}\n{source.of(d)}" for d in here]
     return found[:_MAX_RELATED]
 
 

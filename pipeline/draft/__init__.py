@@ -1,5 +1,5 @@
-"""Draft: asks the model for a rewritten definition and turns its answer into an edit, or into a reason.
+"""Draft: asks the model for a definition or an edit, and turns its answer into files or into a reason.
 
-`prompt` renders what the model sees, `answer` finds the definition in what it says, `blocks` reads
-SEARCH/REPLACE answers, `apply` puts either into the file behind the gates, `source` keeps the file's bytes.
+`prompt` renders what the model sees, `answer` finds the definition in what it says, `blocks` and `diffs` read
+edits and `place` finds where they go; `apply` puts either into the files, behind the gates and the `guards`.
 """

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from pipeline.core import ContextBundle, Prompt
 from pipeline.draft.answer import NoDefinitionError, definition_name, find_definition
-from pipeline.draft.blocks import BlockMissedError, apply_blocks, read_blocks
+from pipeline.draft.blocks import read_blocks
+from pipeline.draft.diffs import read_diff
 from pipeline.draft.edited import NO_TRAITS, TestTraits
 from pipeline.draft.guards import review
 from pipeline.draft.imports import with_missing_imports
-from pipeline.draft.source import Edit, apply_edit, dedent, edit_between, read_source, reindent, split_lines
+from pipeline.draft.place import MissedError, Replacement, replace_in
+from pipeline.draft.prompt import DIFF_FENCE
+from pipeline.draft.source import Edit, SourceFile, apply_edit, dedent, read_source, reindent
 from pipeline.draft.syntax import (
     PARSE_ERRORS,
     Definition,
@@ -40,6 +44,7 @@ class Refused:
     """An answer that did not, and why, in plain words."""
 
     reason: str
+    is_miss: bool = False  # it quotes lines that are not there: worth telling the model
 
 
 class _RefusedError(ValueError):
@@ -60,13 +65,14 @@ def apply_answer(
 
     `truncated`: the answer hit max_tokens or looped; `tests`: what it must not copy from the failing tests.
     """
-    path = bundle.suspect.path
     try:
-        base = tree.read_bytes(path)
-        edit = _edit(base, bundle, prompt, answer, truncated=truncated, keep_docstring=keep_docstring)
-        files = {path: with_missing_imports(apply_edit(base, edit), base, prompt.prefill + answer)}
-    except (_RefusedError, NoDefinitionError, BlockMissedError) as exc:
+        files, code = _edited_files(
+            tree, bundle, prompt, answer, truncated=truncated, keep_docstring=keep_docstring
+        )
+    except (_RefusedError, NoDefinitionError) as exc:
         return Refused(str(exc))
+    except MissedError as exc:
+        return Refused(str(exc), is_miss=True)
     except UnicodeEncodeError as exc:
         return Refused(f"the answer has characters that the file's encoding {exc.encoding} lacks")
     except PARSE_ERRORS as exc:
@@ -80,19 +86,79 @@ def apply_answer(
     findings = review(files, tree.read_bytes, tests)
     if findings and findings[0].is_refusal:
         return Refused(findings[0].reason)
-    return Applied(files, dedent(edit.text).rstrip(), "; ".join(finding.reason for finding in findings))
+    return Applied(files, code, "; ".join(finding.reason for finding in findings))
 
 
-def _edit(
-    base: bytes, bundle: ContextBundle, prompt: Prompt, answer: str, *, truncated: bool, keep_docstring: bool
-) -> Edit:
-    suspect, source = bundle.suspect, read_source(base)
-    blocks = read_blocks(prompt.prefill + answer) or read_blocks(answer)
-    if blocks:
-        old = split_lines(source.text())
-        return edit_between(suspect.path, old, apply_blocks(old, blocks, near_line=suspect.start_line))
+def _edited_files(
+    tree: Snapshot,
+    bundle: ContextBundle,
+    prompt: Prompt,
+    answer: str,
+    *,
+    truncated: bool,
+    keep_docstring: bool,
+) -> tuple[dict[str, bytes], str]:
+    """Return the files as the answer wants them, and what it made of the suspect.
+
+    A diff is looked for where one was asked for, or where there is no definition.
+    """
+    if replacements := _replacements(prompt, answer, diffs=prompt.prefill.startswith(DIFF_FENCE)):
+        return _replaced(tree, bundle, replacements), answer.strip()
+    suspect = bundle.suspect
     if not suspect.qualname:
-        raise _RefusedError("the answer holds no SEARCH/REPLACE block")
+        raise _RefusedError("the answer holds neither a SEARCH/REPLACE block nor a diff")
+    base = tree.read_bytes(suspect.path)
+    try:
+        edit = _definition(read_source(base), bundle, prompt, answer, truncated, keep_docstring)
+    except NoDefinitionError:
+        if replacements := _replacements(prompt, answer, diffs=True):
+            return _replaced(tree, bundle, replacements), answer.strip()
+        raise
+    content = with_missing_imports(apply_edit(base, edit), base, prompt.prefill + answer)
+    return {suspect.path: content}, dedent(edit.text).rstrip()
+
+
+def _replacements(prompt: Prompt, answer: str, *, diffs: bool) -> tuple[Replacement, ...]:
+    readers = (read_diff, read_blocks) if diffs else (read_blocks,)
+    return next((found for read in readers if (found := read(answer, prompt.prefill))), ())
+
+
+def _replaced(tree: Snapshot, bundle: ContextBundle, replacements: Sequence[Replacement]) -> dict[str, bytes]:
+    suspect = bundle.suspect
+    by_path: dict[str, list[Replacement]] = {}
+    for replacement in replacements:
+        by_path.setdefault(_known_path(tree, replacement.path or suspect.path), []).append(replacement)
+    files = {}
+    for path, wanted in by_path.items():
+        likely = range(suspect.start_line - 1, suspect.end_line) if path == suspect.path else range(0)
+        files[path] = replace_in(read_source(tree.read_bytes(path)), wanted, likely=likely, name=path)
+    return files
+
+
+def _known_path(tree: Snapshot, path: str) -> str:
+    """Return the file that an answer names, wholly or by its end.
+
+    Raises:
+        MissedError: there is none, or more than one.
+    """
+    if path in tree.paths:
+        return path
+    found = [known for known in tree.paths if known.endswith(f"/{path}")]
+    if len(found) == 1:
+        return found[0]
+    near = ", ".join(found[:3] or get_close_matches(path, tree.paths, n=1, cutoff=0.0))
+    raise MissedError(f"there is no file {path}; the nearest is {near}")
+
+
+def _definition(
+    source: SourceFile,
+    bundle: ContextBundle,
+    prompt: Prompt,
+    answer: str,
+    truncated: bool,
+    keep_docstring: bool,
+) -> Edit:
+    suspect = bundle.suspect
     original = source.text(suspect.start_line, suspect.end_line)
     code = find_definition(
         answer, prefill=prompt.prefill, name=definition_name(suspect.qualname), truncated=truncated

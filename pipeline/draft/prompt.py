@@ -15,6 +15,8 @@ from pipeline.draft.lines import Span, quoted_line
 from pipeline.draft.source import dedent, indentation
 from pipeline.draft.syntax import first_definition
 
+DIFF_FENCE = "```diff\n"  # an answer that begins with it is read as a diff first
+Style = Literal["whole", "blocks", "diff"]
 STOP = ("\n```",)  # a fence inside a docstring is indented, so it does not stop
 _MAX_STATEMENT_CHARS = 2000
 
@@ -34,29 +36,33 @@ def render_prompt(
     kind: Literal["fix", "implement"] = "fix",
     feedback: Feedback | None = None,
     span: Span | None = None,
+    style: Style = "whole",
 ) -> Prompt:
     """Return the prompt for one suspect: a definition is written again, a module is edited in blocks.
+
+    The styles `blocks` and `diff` ask for an edit of one or more files instead.
 
     With a `span` that statement of the definition alone is written again. Only the prefill says which one it
     is: the prompts of all spans of a suspect share the rest.
     """
+    if style == "whole" and not bundle.suspect.qualname:
+        style = "blocks"
     header = dedent(bundle.header).rstrip()
     # A header that does not parse may be the fault itself, so the model must be free to change it.
-    writes_whole = bool(bundle.suspect.qualname)
-    header = header if writes_whole and _begins_definition(header) else ""
+    header = header if bundle.suspect.qualname and _begins_definition(header) else ""
     user = (
         _templates()
         .get_template("rewrite.j2")
         .render(
             statement=statement.strip()[:_MAX_STATEMENT_CHARS],
             kind="implement" if bundle.suspect.is_unwritten else kind,
-            style="line" if span else "whole" if writes_whole else "blocks",
+            style="line" if span else style,
             noun=_noun(bundle),
             name=definition_name(bundle.suspect.qualname),
             path=bundle.suspect.path,
             imports=bundle.imports.strip("\n"),
             enclosing=bundle.enclosing.strip("\n"),
-            definition=dedent(bundle.definition).rstrip(),
+            definition=_shown(bundle.definition, style).rstrip(),
             related=[text.strip("\n") for text in bundle.related],
             failing_tests=[text.strip("\n") for text in bundle.failing_tests],
             failure=bundle.failure.strip("\n"),
@@ -66,8 +72,22 @@ def render_prompt(
     )
     system = _templates().get_template("system.j2").render()
     messages = (Message("system", system.strip()), Message("user", user.strip()))
-    prefill = _line_prefill(bundle.definition, span) if span else f"```python\n{header}"
+    prefill = _line_prefill(bundle.definition, span) if span else _prefill(bundle, style, header)
     return Prompt(messages, prefill=prefill)
+
+
+def _shown(definition: str, style: Style) -> str:
+    # What is to be quoted must be shown as it stands.
+    return dedent(definition) if style == "whole" else definition
+
+
+def _prefill(bundle: ContextBundle, style: Style, header: str) -> str:
+    path = bundle.suspect.path
+    if style == "blocks":
+        return f"```\n{path}\n<<<<<<< SEARCH\n"
+    if style == "diff":
+        return f"{DIFF_FENCE}--- a/{path}\n+++ b/{path}\n@@"
+    return f"```python\n{header}"
 
 
 def _line_prefill(definition: str, span: Span) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tokenize
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -64,18 +63,6 @@ def apply_edit(data: bytes, edit: Edit) -> bytes:
         text = text.removesuffix("\n")  # the file ended without a newline
     text = text.replace("\n", source.newline)
     return ("".join(before) + text + "".join(after)).encode(source.encoding)
-
-
-def edit_between(path: str, old: Sequence[str], new: Sequence[str]) -> Edit:
-    """Return the smallest single edit that turns the old lines into the new ones; lines have \\n ends."""
-    head = 0
-    while head < min(len(old), len(new)) and old[head] == new[head]:
-        head += 1
-    tail = 0
-    while tail < min(len(old), len(new)) - head and old[-1 - tail] == new[-1 - tail]:
-        tail += 1
-    text = "".join(new[head : len(new) - tail])
-    return Edit(path=path, start_line=head + 1, end_line=len(old) - tail, text=text)
 
 
 def indentation(line: str) -> str:

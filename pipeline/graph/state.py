@@ -68,6 +68,12 @@ class Progress(BaseModel):
         """The round that is going on."""
         return self.record.rounds[-1]
 
+    def offer_attempt(self, suspect: Suspect, attempt: Attempt) -> None:
+        """Keep the attempt where it is better than the suspect's best so far."""
+        best = self.attempts.get(suspect_key(suspect))
+        if best is None or attempt.rank < best.rank:
+            self.attempts[suspect_key(suspect)] = attempt
+
     def candidate_record(self, candidate_id: str) -> CandidateRecord:
         """Return the record of one of this round's candidates."""
         return next(r for r in self.round.candidates if r.candidate.candidate_id == candidate_id)

@@ -62,4 +62,4 @@ def test_braces_in_code_are_not_template_syntax():
 def test_a_module_is_edited_in_blocks():
     module = dataclasses.replace(BUNDLE, suspect=dataclasses.replace(BUNDLE.suspect, qualname=""), header="")
     assert "<<<<<<< SEARCH" in user_text(module)
-    assert render_prompt(module).prefill == "```python\n"
+    assert render_prompt(module).prefill == "```\npkg/mod.py\n<<<<<<< SEARCH\n"

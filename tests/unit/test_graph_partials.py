@@ -194,3 +194,78 @@ async def test_the_report_and_the_listing_tell_what_a_candidate_is_made_of(run):
     page = render(record)
     assert "Made of:" in page
     assert "r1c00, r1c01" in page
+
+
+# ---------------------------------------------------------------- answers over several files
+
+SPREAD = {
+    MODULE: BROKEN[: BROKEN.index("def double")],
+    OTHER: BROKEN[BROKEN.index("def double") :],
+    TEST: FILES[TEST].replace("import add, double", "import add\nfrom calc.more import double"),
+}
+BLOCKS = f"""    return a - b
+=======
+    return a + b
+>>>>>>> REPLACE
+{OTHER}
+<<<<<<< SEARCH
+    return x * 3
+=======
+    return x * 2
+>>>>>>> REPLACE
+"""
+OF_A_TEST = BLOCKS.replace(OTHER, TEST).replace("return x * 3", "assert double(4) == 8")
+DIFF = f""" -1,2 +1,2 @@
+ def add(a, b):
+     \"\"\"Add.\"\"\"
+-    return a - b
++    return a + b
+--- a/{OTHER}
++++ b/{OTHER}
+@@ ... @@
+-    return x * 3
++    return x * 2
+"""
+
+
+@pytest.mark.parametrize(("strategy", "answer"), [("blocks", BLOCKS), ("diff", DIFF)])
+async def test_one_answer_may_edit_several_files(run, strategy, answer):
+    record, repo, _ = await run([answer], one_rung(strategy=strategy, num_candidates=1), files=SPREAD)
+    assert [entry.candidate.refused for entry in record.rounds[0].candidates] == [""]
+    assert (record.status, record.patch.paths) == ("solved", (MODULE, OTHER))
+    git_apply(repo, record.patch.diff)
+    assert "x * 2" in (repo / OTHER).read_text()
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (OF_A_TEST, "belongs to the tests"),
+        (BLOCKS.replace(OTHER, "calc/mor.py"), "there is no file calc/mor.py; the nearest is calc/more.py"),
+        (BLOCKS.replace("x * 3", "y ** 4 - 1"), "the nearest lines are"),
+    ],
+)
+async def test_an_edit_of_tests_or_of_what_is_not_there_costs_no_run(run, answer, why):
+    record, _, _ = await run([answer], one_rung(strategy="blocks", num_candidates=1), files=SPREAD)
+    assert why in record.rounds[0].candidates[0].candidate.refused
+    assert record.num_sandbox_runs == 3
+
+
+async def test_a_quote_that_is_not_there_is_told_to_the_next_draft(run):
+    rung = Rung(strategy="blocks", num_candidates=1)
+    missing = BLOCKS.replace("x * 3", "y ** 4 - 1")
+
+    def reply(prompt, _sampling, _number) -> str:
+        text = "".join(message.content for message in prompt.messages)
+        return BLOCKS if "the nearest lines are" in text else missing
+
+    record, _, _ = await run(reply, (rung, rung.model_copy(update={"feedback": True})), files=SPREAD)
+    assert record.status == "solved"
+    assert "y ** 4 - 1" in record.rounds[1].prompts[0].prompt.messages[-1].content
+
+
+async def test_a_method_is_shown_as_it_stands_where_it_is_to_be_quoted(run):
+    record, _, _ = await run(["nothing"], one_rung(strategy="diff", num_candidates=1), files=SPREAD)
+    prompt = record.rounds[0].prompts[0].prompt
+    assert prompt.prefill == f"```diff\n--- a/{MODULE}\n+++ b/{MODULE}\n@@"
+    assert "unified diff" in prompt.messages[-1].content

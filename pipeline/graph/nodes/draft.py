@@ -18,7 +18,7 @@ from pipeline.draft.prompt import STOP
 from pipeline.draft.source import read_source
 from pipeline.draft.syntax import program_fingerprint
 from pipeline.graph.routing import num_candidates, num_tokens
-from pipeline.graph.state import Drafted, Progress
+from pipeline.graph.state import Attempt, Drafted, Progress
 from pipeline.graph.toolbox import Toolbox
 from pipeline.patch import diff_of
 from pipeline.runs import CandidateRecord, PromptRecord
@@ -30,6 +30,7 @@ _SPARE_TOKENS = 128
 _SPARE_LINE_TOKENS = 48
 _UNWRITTEN_TOKENS = 448  # of an answer whose original says nothing of its length
 _MAX_READ_TESTS = 50  # failing tests whose literals no candidate may answer to
+_MAX_MISSED_CHARS = 4000  # of an answer that quotes what is not there, shown to the next draft
 _MAX_LINE_SAMPLES = 8  # a line has few likely forms: more samples of it are the same again
 _MAX_UNWRITTEN_SAMPLES = 16  # of each function that is to be written
 
@@ -199,6 +200,9 @@ def _applied(
         prompt, truncated = replace(prompt, prefill=""), False
     result = apply_answer(tree, bundle, prompt, answer, truncated=truncated, tests=tests)
     if isinstance(result, Refused):
+        if result.is_miss:
+            code = answer.strip()[:_MAX_MISSED_CHARS]
+            progress.offer_attempt(bundle.suspect, Attempt(rank=1, code=code, error=result.reason))
         return replace(entry.candidate, refused=result.reason)
     trusted = next((path for path in result.files if is_trusted(path)), "")
     if trusted:

@@ -147,7 +147,7 @@ async def _bundle(tools: Toolbox, progress: Progress, suspect: Suspect, info: Ge
     frame = ContextBundle(suspect=suspect, definition="", header="")
     rung = progress.round.rung
     [num_frame_tokens] = await tools.drafter(rung).count_tokens(
-        [_render(tools, frame, _feedback(progress, suspect))]
+        [_render(tools, frame, rung, _feedback(progress, suspect))]
     )
     window = info.max_model_tokens - _MIN_COMPLETION_TOKENS
     return await pack_suspect(
@@ -170,7 +170,7 @@ async def _prompts(
     """
     feedback = _feedback(progress, bundle.suspect)
     spans = _line_spans(progress, bundle) or [None]
-    prompts = [_render(tools, bundle, feedback, span) for span in spans]
+    prompts = [_render(tools, bundle, progress.round.rung, feedback, span) for span in spans]
     sizes = await tools.drafter(progress.round.rung).count_tokens(prompts)
     if max(sizes) > info.max_model_tokens - _MIN_COMPLETION_TOKENS:
         raise LimitReachedError(f"its prompt has {max(sizes)} tokens; the window has {info.max_model_tokens}")
@@ -183,7 +183,7 @@ async def _prompts(
 def _line_spans(progress: Progress, bundle: ContextBundle) -> list[Span | None]:
     """Return the statements to ask for, at most the suspect's share of the round; none for a definition."""
     rung, suspect = progress.round.rung, bundle.suspect
-    if rung.strategy == "definition" or not suspect.qualname or suspect.is_unwritten:
+    if rung.strategy != "line" or not suspect.qualname or suspect.is_unwritten:
         return []
     everywhere = progress.footing.covered if progress.footing else progress.covered
     covered = everywhere.get(suspect.path, [])
@@ -193,10 +193,19 @@ def _line_spans(progress: Progress, bundle: ContextBundle) -> list[Span | None]:
 
 
 def _render(
-    tools: Toolbox, bundle: ContextBundle, feedback: Feedback | None, span: Span | None = None
+    tools: Toolbox,
+    bundle: ContextBundle,
+    rung: Rung,
+    feedback: Feedback | None,
+    span: Span | None = None,
 ) -> Prompt:
     return render_prompt(
-        bundle, statement=tools.task.statement, kind=tools.task.kind, feedback=feedback, span=span
+        bundle,
+        statement=tools.task.statement,
+        kind=tools.task.kind,
+        feedback=feedback,
+        span=span,
+        style=rung.strategy if rung.strategy in ("blocks", "diff") else "whole",
     )
 
 

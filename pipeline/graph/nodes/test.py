@@ -12,7 +12,7 @@ from pipeline.core import SandboxLimits, Verdict, VerdictKind
 from pipeline.exceptions import SandboxError
 from pipeline.graph.looks import is_settled, looks
 from pipeline.graph.routing import limit_reached, next_rung
-from pipeline.graph.state import Attempt, Progress, suspect_key
+from pipeline.graph.state import Attempt, Progress
 from pipeline.graph.toolbox import Toolbox
 from pipeline.runs import CandidateRecord
 from pipeline.telemetry import Action
@@ -63,10 +63,8 @@ async def test(tools: Toolbox, progress: Progress) -> None:
 async def judge(tools: Toolbox, progress: Progress) -> None:
     """Keep the best failing attempt of each suspect, and name the limit that allows no further round."""
     for entry in progress.round.candidates:
-        attempt = _attempt(progress, entry)
-        key = suspect_key(entry.candidate.suspect)
-        if attempt and (key not in progress.attempts or attempt.rank < progress.attempts[key].rank):
-            progress.attempts[key] = attempt
+        if attempt := _attempt(progress, entry):
+            progress.offer_attempt(entry.candidate.suspect, attempt)
     progress.next_rung = next_rung(tools.task, tools.settings.planner, progress)
     progress.limit = progress.limit or limit_reached(
         progress.record,
