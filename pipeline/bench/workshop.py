@@ -181,7 +181,7 @@ class Workshop:
         for other in rest:
             if len(parts) == wanted or num_tried == _TRIES_PER_SITE * wanted:
                 break
-            if other.mutation.place in used or not all(_fits(other, part, sites) for part in parts):
+            if other.mutation.place in used or not all(fits(other, part, sites) for part in parts):
                 continue
             if self._is_worth_it(other):
                 num_tried += 1
@@ -251,7 +251,7 @@ class Workshop:
         return mutant
 
 
-def _fits(candidate: Reached, other: Reached, sites: Sites) -> bool:
+def fits(candidate: Reached, other: Reached, sites: Sites) -> bool:
     """Say whether two sites go together: far enough from each other, and where such a task has them."""
     a, b = candidate.mutation, other.mutation
     if sites == "files":
@@ -260,8 +260,10 @@ def _fits(candidate: Reached, other: Reached, sites: Sites) -> bool:
         return False
     if sites == "file":
         return a.qualname != b.qualname
-    first, second = sorted((a.reach, b.reach))
-    return a.qualname == b.qualname and second[0] - first[1] > _MIN_GAP_LINES
+    first, second = sorted((a, b), key=lambda mutation: mutation.edit)
+    if second.edit.start < first.edit.end:  # such as a place inside a branch that is dropped
+        return False
+    return a.qualname == b.qualname and second.reach[0] - first.reach[1] > _MIN_GAP_LINES
 
 
 def _read(snapshot: Snapshot, path: str) -> bytes:

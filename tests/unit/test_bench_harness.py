@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bench.candidates import in_fair_order, load_sources, quotas_for, reached
+from pipeline.bench.candidates import Reached, in_fair_order, load_sources, quotas_for, reached
 from pipeline.bench.coverage_map import read_map
 from pipeline.bench.harness import Harness
+from pipeline.bench.mutation import mutations
+from pipeline.bench.source import Edit, Source
 from pipeline.bench.verify import find_problems
+from pipeline.bench.workshop import fits
 from pipeline.core import Outcome, PreparedEnvironment, SandboxRequest, SandboxResult, Task
 from pipeline.exceptions import InputError, PrepareError, SandboxError
 from pipeline.snapshot import Snapshot
@@ -224,6 +227,32 @@ def test_no_function_file_or_operator_gives_more_than_its_share(tmp_path):
     for path in ("x.py", "y.py"):
         quotas.take(replace(same[0], path=path, qualname=path))
     assert not quotas.admits(same[0])
+
+
+def test_sites_of_one_bug_are_apart_and_do_not_overlap():
+    text = (
+        "def f(a):\n    if a:\n        b = 1\n        c = 2\n        d = a + 3\n    e = 4\n    return a - e\n"
+    )
+    source = Source("m.py", text.encode())
+    found = {(m.operator, m.line): Reached(m, frozenset()) for m in mutations(source)}
+    negated, inner, last = (
+        found["condition-negate", 2],
+        found["arithmetic-swap", 5],
+        found["arithmetic-swap", 7],
+    )
+    assert fits(negated, inner, "function")
+    assert fits(last, negated, "function")
+    assert not fits(last, inner, "function")  # two lines are no distance
+    whole = replace(negated.mutation, edit=Edit(source.line_start(2), source.line_start(6), ""))
+    assert not fits(Reached(whole, frozenset()), inner, "function")
+    elsewhere = Reached(replace(inner.mutation, path="n.py"), frozenset())
+    assert [fits(negated, elsewhere, sites) for sites in ("function", "file", "files")] == [
+        False,
+        False,
+        True,
+    ]
+    other = Reached(replace(inner.mutation, qualname="g"), frozenset())
+    assert [fits(negated, other, sites) for sites in ("function", "file", "files")] == [False, True, False]
 
 
 class OneEnvironment:
