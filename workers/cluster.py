@@ -8,7 +8,9 @@ import os
 import shutil
 import threading
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,15 @@ class ClusterSettings:
         )
 
 
+@dataclass(frozen=True)
+class Connection:
+    """This process's connection to the Ray where the engines are."""
+
+    actor_names: tuple[str, ...]  # of the engines
+    start_timeout_seconds: float
+    close: Callable[[], None]  # ends what was started for this process; may be called twice
+
+
 def connect_or_start(settings: ClusterSettings, notify: Notify) -> RayGenerator:
     """Return a generator over the warm engine with these settings, or over one started for this process.
 
@@ -63,6 +74,16 @@ def connect_or_start(settings: ClusterSettings, notify: Notify) -> RayGenerator:
         ModelUnavailableError: there is no checkpoint at `settings.engine.model_path`.
         GeneratorError: the engine did not start.
     """
+    connection = connect(settings, notify)
+    try:
+        return attach(connection.actor_names, connection.start_timeout_seconds, on_close=connection.close)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def connect(settings: ClusterSettings, notify: Notify) -> Connection:
+    """Return a connection to the warm engine, or to one started for this process; see `connect_or_start`."""
     ray_runtime.require_engine()
     warm = warm_state.read(settings.state_folder)
     if warm is not None and warm.engine_id == settings.engine.resolved().engine_id:
@@ -82,24 +103,49 @@ def connect_or_start(settings: ClusterSettings, notify: Notify) -> RayGenerator:
     raise AssertionError("unreachable: the stack swallows nothing")
 
 
-def _join(state: WarmState, settings: ClusterSettings, stack: contextlib.ExitStack) -> RayGenerator:
-    """Connect to the engine's Ray and return the generator; `stack` holds what its `close` undoes."""
+def join_cluster(address: str) -> Connection:
+    """Return a connection to a Ray cluster on which no engine is needed.
+
+    Raises:
+        EnvironmentBrokenError: none answers there.
+    """
+    ray_runtime.join_ray(address)
+    close = partial(ray_runtime.stop_ray, None)
+    atexit.register(close)
+    return Connection((), 0.0, close)
+
+
+def attach(
+    actor_names: Sequence[str], start_timeout_seconds: float, *, on_close: Callable[[], None] = lambda: None
+) -> RayGenerator:
+    """Return a generator over the engines of these names, in a process that is connected to their Ray."""
+    import ray  # only now: Ray reads its variables, which `join_ray` sets, when it is imported
+
+    handles = [ray.get_actor(name, namespace=ray_runtime.NAMESPACE) for name in actor_names]
+    client = uuid.uuid4().hex
+    closed = _stay_known(handles, client)
+    atexit.register(closed.set)  # before the connection ends
+
+    def close() -> None:
+        closed.set()
+        on_close()
+
+    replicas = [
+        RayReplica(handle, client=client, start_timeout_seconds=start_timeout_seconds) for handle in handles
+    ]
+    return RayGenerator(replicas, on_close=close)
+
+
+def _join(state: WarmState, settings: ClusterSettings, stack: contextlib.ExitStack) -> Connection:
+    """Connect to the engine's Ray; `stack` holds what the connection's `close` undoes."""
     with stack:
         is_local = settings.ray_address is None
         ray_runtime.join_ray(state.address, settings.state_folder if is_local else None)
         stack.callback(ray_runtime.stop_ray, None)
-        import ray  # only now: Ray reads its variables, which `join_ray` sets, when it is imported
-
-        handles = [ray.get_actor(name, namespace=ray_runtime.NAMESPACE) for name in state.actor_names]
-        client = uuid.uuid4().hex
-        stack.callback(_stay_known(handles, client).set)
-        replicas = [
-            RayReplica(handle, client=client, start_timeout_seconds=settings.start_timeout_seconds)
-            for handle in handles
-        ]
         close = stack.pop_all().close
         atexit.register(close)
-        return RayGenerator(replicas, on_close=close)
+        return Connection(state.actor_names, settings.start_timeout_seconds, close)
+    raise AssertionError("unreachable: the stack swallows nothing")
 
 
 def _stay_known(handles: list[Any], client: str) -> threading.Event:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import secrets
 import shutil
@@ -115,6 +116,7 @@ def _init(address: str, arguments: dict[str, object]) -> None:
     _quiet()
     import ray
 
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it says before `init` that it is in a thread
     try:
         ray.init(
             address,

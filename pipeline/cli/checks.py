@@ -173,7 +173,7 @@ def _warm_engine() -> Check:
 
 async def _engine(settings: Settings) -> Check:
     begun_at = time.monotonic()
-    generator = compose.StartingGenerator(compose.cluster_settings(settings), discard)
+    generator = compose.start_generator(compose.cluster_settings(settings), discard)
     try:
         await generator.info()
         started_after = time.monotonic() - begun_at

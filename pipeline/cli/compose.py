@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.cli.engine_start import EngineStart, StartingGenerator
 from pipeline.cli.home import clones_root, engine_root, environments_root, home_root, outcomes_path
 from pipeline.config import Settings
-from pipeline.core import Completion, GeneratorInfo, Prompt, Sampling
-from pipeline.exceptions import EnvironmentBrokenError, InputError, ModelUnavailableError
+from pipeline.exceptions import InputError, ModelUnavailableError
 from pipeline.protocols import EnvironmentBuilder, Generator, Sandbox
 from pipeline.telemetry import Action, Emit, Event
 from pipeline.text import size
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from workers.cluster import ClusterSettings
     from workers.edges import Roots
     from workers.generator import RayGenerator
-
-_CLOSE_SECONDS = 60.0
 
 
 @asynccontextmanager
@@ -92,7 +88,7 @@ async def _generator(
         await generator.info()  # a server that does not answer is told before anything is prepared
         yield generator
         return
-    starting = StartingGenerator(engine, emit)
+    starting = start_generator(engine, emit)
     try:
         yield starting
     finally:
@@ -126,59 +122,17 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
     )
 
 
-class StartingGenerator:
-    """A Generator over the local engine, which starts in the background; the first call waits for it."""
+def start_generator(settings: ClusterSettings, emit: Emit) -> StartingGenerator:
+    """Start the local engine in the background, or find it warm; return the generator over it at once."""
 
-    def __init__(self, settings: ClusterSettings, emit: Emit) -> None:
-        self._emit = emit
-        self._is_wanted = True
-        self._engine: Future[RayGenerator] = Future()
-        self._thread = threading.Thread(
-            target=self._start, args=(settings,), name="engine-start", daemon=True
-        )
-        self._thread.start()
-
-    async def info(self) -> GeneratorInfo:
-        """Return what the engine serves, once it is up."""
-        return await (await self._ready()).info()
-
-    async def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Return the tokens of each prompt."""
-        return await (await self._ready()).count_tokens(prompts)
-
-    async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-        """Draft, and tell how many tokens there are by now."""
-        return await (await self._ready()).generate(prompts, sampling)
-
-    def close(self) -> None:
-        """End the engine if it was started for this run, also when it is still starting."""
-        self._is_wanted = False
-        self._thread.join(_CLOSE_SECONDS)
-        if self._engine.done() and self._engine.exception() is None:
-            self._engine.result().close()
-
-    async def _ready(self) -> RayGenerator:
-        # Shielded: a cancelled run must not mark the start as cancelled while its thread goes on.
-        return await asyncio.shield(asyncio.wrap_future(self._engine))
-
-    def _start(self, settings: ClusterSettings) -> None:
+    def begin(notify: Callable[[str], None]) -> RayGenerator:
         from workers.cluster import connect_or_start
 
-        try:
-            self._emit(Event(Action.STAGE_STARTED, "starting the engine", {"stage": "engine"}))
-            generator = connect_or_start(settings, self._notify)
-            generator.on_progress = _token_progress(self._emit)
-            self._emit(Event(Action.STAGE_FINISHED, "the engine is up", {"stage": "engine"}))
-            self._engine.set_result(generator)
-        except BaseException as exc:
-            self._engine.set_exception(exc)
+        generator = connect_or_start(settings, notify)
+        generator.on_progress = _token_progress(emit)
+        return generator
 
-    def _notify(self, line: str) -> None:
-        if not self._is_wanted:
-            raise EnvironmentBrokenError(
-                "the engine is no longer wanted"
-            )  # unwinds the start, which tidies up
-        self._emit(Event(Action.PROGRESS, line, {"stage": "engine"}))
+    return StartingGenerator(EngineStart(begin, emit))
 
 
 def find_model(settings: Settings) -> Path:

@@ -71,12 +71,13 @@ def ledger_of(out: Path) -> dict[Path, tuple[int, int]]:
     return found
 
 
-def processes_of(home: Path) -> list[psutil.Process]:
-    """Return all processes that were started with this home, wherever they went."""
+def processes_of(home: Path, *words: str) -> list[psutil.Process]:
+    """Return the processes that were started with this home, with one of the words in their command."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             is_ours = process.environ().get("LOOPWRIGHT_HOME") == str(home)
-            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+            is_meant = not words or any(word in " ".join(process.cmdline()) for word in words)
+            if is_ours and is_meant and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
