@@ -117,6 +117,9 @@ def _init(address: str, arguments: dict[str, object]) -> None:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)  # it says before `init` that it is in a thread
+    # What a raylet reports, such as the death of an actor, Ray prints on stdout, where only results belong.
+    # It has no setting for that.
+    ray._private.worker._worker_logs_enabled = False
     try:
         ray.init(
             address,

@@ -1,4 +1,4 @@
-"""`loopwright batch` over Ray: planners on actors, before an endpoint and before an engine of their own."""
+"""`loopwright batch` over Ray: planners on actors, a warm engine that recites, an engine of its own."""
 
 from __future__ import annotations
 
@@ -16,23 +16,11 @@ import pytest
 
 from model.testing import make_tiny_qwen2
 from tests.integration.batch_tools import ledger_of, make_tasks, processes_of, results_of, rows_of, start
-from tests.integration.model_server import ModelServer, serving
 
 pytestmark = pytest.mark.integration
 
-RIGHT = "```python\ndef add(a, b):\n    return a + b\n```"
+ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 400
-# A Ray as an operator would have one: it is there before the batch and after it.
-_HEAD = """
-import sys
-from pathlib import Path
-from workers import ray_runtime
-folder = ray_runtime.start_ray(Path(sys.argv[1]))
-import ray
-print(ray.get_runtime_context().gcs_address, flush=True)
-sys.stdin.read()
-ray_runtime.stop_ray(folder)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -53,31 +41,28 @@ def home(tmp_path_factory) -> Iterator[Path]:
         yield home
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return make_tiny_qwen2(tmp_path_factory.mktemp("tiny"), max_position_embeddings=8192)
+
+
 @pytest.fixture
-def cluster(home, tmp_path, monkeypatch) -> Iterator[None]:
-    """A running Ray that RAY_ADDRESS names."""
-    head = subprocess.Popen(
-        [sys.executable, "-c", _HEAD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert head.stdin
-    assert head.stdout
-    monkeypatch.setenv("RAY_ADDRESS", head.stdout.readline().strip())
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "ray_token"))
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # it listens on 127.0.0.1 alone
+def warm_engine(home, checkpoint) -> Iterator[None]:
+    """An engine that outlives the commands; it recites."""
+    command = [sys.executable, "-m", "tests.integration.scripted_engine", str(checkpoint)]
+    engine = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert engine.stdin
+    assert engine.stdout
+    assert engine.stdout.readline() == "up\n"
     try:
         yield
     finally:
-        head.stdin.close()
-        head.wait(timeout=60)
+        engine.stdin.close()
+        engine.wait(timeout=60)
 
 
-def served(tasks: Path, out: Path, server: ModelServer) -> list[object]:
-    return [tasks, "--out", out, "--endpoint", server.url, "--rounds", "1", "--candidates", "3", "--json"]
-
-
-def drafted(tasks: Path, out: Path, checkpoint: Path) -> list[object]:
-    options = ["--model", checkpoint, "--rounds", "1", "--candidates", "4", "--max-depth", "2", "--json"]
+def arguments(tasks: Path, out: Path, checkpoint: Path, *more: str) -> list[object]:
+    options = ["--model", checkpoint, "--rounds", "1", "--candidates", "4", "--json", *more]
     return [tasks, "--out", out, *options]
 
 
@@ -99,74 +84,72 @@ def killed(command: list[object], is_time: Callable[[], bool]) -> None:
 
 
 def test_killed_drivers_leave_no_planner_behind_and_the_end_is_that_of_an_undisturbed_batch(
-    cluster, home, tmp_path
+    warm_engine, home, checkpoint, tmp_path
 ):
     tasks, out, undisturbed = make_tasks(tmp_path, 3), tmp_path / "out", tmp_path / "undisturbed"
-    with serving(RIGHT) as server:
-        summary, _ = finished(served(tasks, undisturbed, server))
-        assert summary["num_solved"] == 3
-        assert _gone(lambda: processes_of(home, "PlannerActor")) == []
+    summary, _ = finished(arguments(tasks, undisturbed, checkpoint))
+    assert summary["num_solved"] == 3
+    assert _gone(lambda: processes_of(home, "PlannerActor")) == []
 
-        paid: dict[Path, tuple[int, int]] = {}
-        for num_more in (1, 4):
-            enough = len(paid) + num_more
-            killed(served(tasks, out, server), lambda enough=enough: len(ledger_of(out)) >= enough)
-            assert _gone(lambda: processes_of(home, "PlannerActor", "bwrap")) == []
-            now = ledger_of(out)
-            assert paid.items() <= now.items(), "something was paid for twice"
-            paid = now
-        finished(served(tasks, out, server))
+    paid: dict[Path, tuple[int, int]] = {}
+    for num_more in (1, 4):
+        enough = len(paid) + num_more
+        killed(arguments(tasks, out, checkpoint), lambda enough=enough: len(ledger_of(out)) >= enough)
+        assert _gone(lambda: processes_of(home, "PlannerActor", "bwrap")) == []
+        now = ledger_of(out)
+        assert paid.items() <= now.items(), "something was paid for twice"
+        paid = now
+    finished(arguments(tasks, out, checkpoint, "--workers", "1"))  # however many run at once
     assert paid.items() <= ledger_of(out).items(), "something was paid for twice"
     assert results_of(out) == results_of(undisturbed)
 
 
-def test_a_planner_that_is_killed_is_replaced_and_its_instances_go_on(cluster, home, tmp_path):
+def test_a_planner_that_is_killed_is_replaced_and_its_instances_go_on(
+    warm_engine, home, checkpoint, tmp_path
+):
     tasks, out = make_tasks(tmp_path, 3), tmp_path / "out"
-    with serving(RIGHT) as server:
-        process = start(*served(tasks, out, server))
-        _wait_until(lambda: len(ledger_of(out)) >= 2 or process.poll() is not None)
-        paid = ledger_of(out)
-        [planner] = processes_of(home, "PlannerActor")
-        os.kill(planner.pid, signal.SIGKILL)
-        stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+    process = start(*arguments(tasks, out, checkpoint))
+    _wait_until(lambda: len(ledger_of(out)) >= 2 or process.poll() is not None)
+    paid = ledger_of(out)
+    [planner] = processes_of(home, "PlannerActor")
+    os.kill(planner.pid, signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, stderr
     assert "a planner died" in stderr
     assert json.loads(stdout)["num_solved"] == 3
     assert paid.items() <= ledger_of(out).items(), "something was paid for twice"
 
 
-def test_ctrl_c_ends_planners_in_order_and_leaves_the_cluster_alone(cluster, home, tmp_path):
+def test_ctrl_c_ends_planners_in_order_and_leaves_the_warm_engine_alone(
+    warm_engine, home, checkpoint, tmp_path
+):
     tasks, out = make_tasks(tmp_path, 2), tmp_path / "out"
-    with serving(RIGHT) as server:
-        server.may_answer.clear()
-        process = start(*served(tasks, out, server))
-        _wait_until(lambda: server.was_asked.is_set() or process.poll() is not None)
-        os.killpg(process.pid, signal.SIGINT)
-        _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
-        assert process.returncode == 130, stderr
-        assert "the same command goes on" in stderr
-        assert "Traceback" not in stderr
-        assert _gone(lambda: processes_of(home, "PlannerActor", "bwrap")) == []
-        assert processes_of(home, "raylet") != []
-        server.may_answer.set()
-        summary, _ = finished(served(tasks, out, server))
+    process = start(*arguments(tasks, out, checkpoint))
+    _wait_until(lambda: len(ledger_of(out)) >= 1 or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130, stderr
+    assert "the same command goes on" in stderr
+    assert "Traceback" not in stderr
+    assert _gone(lambda: processes_of(home, "PlannerActor", "bwrap")) == []
+    assert processes_of(home, "raylet") != []
+    summary, _ = finished(arguments(tasks, out, checkpoint))
     assert summary["num_solved"] == 2
 
 
-def test_an_engine_of_its_own_ends_with_a_killed_driver_and_drafts_the_same_when_it_is_resumed(
-    home, tmp_path
+def test_an_engine_of_its_own_ends_with_a_killed_driver_and_drafts_the_same_when_resumed(
+    home, checkpoint, tmp_path
 ):
-    checkpoint = make_tiny_qwen2(tmp_path / "tiny", max_position_embeddings=8192)
     tasks, out, undisturbed = make_tasks(tmp_path, 3), tmp_path / "out", tmp_path / "undisturbed"
-    summary, _ = finished(drafted(tasks, undisturbed, checkpoint))
+    summary, _ = finished(arguments(tasks, undisturbed, checkpoint))
     assert summary["num_unsolved"] == 3  # it is random
     assert {row.num_candidates for row in rows_of(undisturbed).values()} == {4}
     assert _gone(lambda: processes_of(home)) == []
 
-    killed(drafted(tasks, out, checkpoint), lambda: any(out.glob("instances/*/ledger/completions-*")))
+    killed(arguments(tasks, out, checkpoint), lambda: any(out.glob("instances/*/ledger/completions-*")))
     assert _gone(lambda: processes_of(home)) == []
     paid = ledger_of(out)
-    finished(drafted(tasks, out, checkpoint))
+    finished(arguments(tasks, out, checkpoint))
     assert paid.items() <= ledger_of(out).items(), "something was paid for twice"
     assert results_of(out) == results_of(undisturbed)
     assert _gone(lambda: processes_of(home)) == []
