@@ -10,9 +10,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.benchmarks.real_cases.build import build_cases, write_tasks
+from pipeline.bench.sdist import Index
+from pipeline.runs import write_atomically
+from tests.benchmarks.real_cases.build import build_cases
 from tests.benchmarks.real_cases.case import load_cases
-from tests.benchmarks.real_cases.sdist import Index
 from tests.integration.batch_tools import make_tasks
 
 COMMAND = Path(sys.executable).with_name("loopwright")
@@ -43,7 +44,8 @@ def task_file(options: argparse.Namespace) -> Path:
             folder.mkdir(parents=True)
             make_tasks(folder, options.num_tiny)
         return path
-    write_tasks(build_cases(load_cases(), folder, Index()), path)
+    tasks = build_cases(load_cases(), folder, Index())
+    write_atomically(path, "".join(f"{task.model_dump_json()}\n" for task in tasks).encode())
     return path
 
 
