@@ -87,8 +87,13 @@ class _Search:
 
 
 def _statements(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
-    """Yield each line of a change together with the deeper lines of the same kind that follow it."""
+    """Yield each line of a change together with the deeper lines of the same kind that follow it.
+
+    Blank lines before a new definition are none: they stay for as long as it does.
+    """
     for i, part in enumerate(parts):
+        if not _text(part) and _begins_definition(parts[i + 1 :]):
+            continue
         group = [part]
         for other in parts[i + 1 :]:
             follows = other[0] == part[0] and other[1].start == group[-1][1].end
@@ -96,6 +101,15 @@ def _statements(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
                 break
             group.append(other)
         yield group
+
+
+def _begins_definition(parts: Sequence[_Part]) -> bool:
+    first = next((_text(part) for part in parts if _text(part)), b"")
+    return first.startswith((b"def ", b"async def ", b"class ", b"@"))
+
+
+def _text(part: _Part) -> bytes:
+    return (part[1].new or part[1].old)[0].strip()
 
 
 def _kind(part: _Part) -> tuple[bool, bool]:

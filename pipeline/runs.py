@@ -71,6 +71,14 @@ class BaselineRecord(_Record):
     wall_seconds: float
 
 
+class ScaffoldRecord(_Record):
+    """Definitions that failing tests ask for and the tree had not; stubs of them lie under every draft."""
+
+    added: list[str]  # path::qualname
+    diff: str
+    baseline: BaselineRecord  # as it was without them
+
+
 class RunRecord(_Record):
     """The whole account of a run."""
 
@@ -87,6 +95,7 @@ class RunRecord(_Record):
     started_at: datetime
     finished_at: datetime | None = None
     baseline: BaselineRecord | None = None
+    scaffold: ScaffoldRecord | None = None
     suspects: list[Suspect] = Field(default_factory=list)
     rounds: list[RoundRecord] = Field(default_factory=list)
     patch: Patch | None = None

@@ -98,7 +98,7 @@ def _add_path(archive: tarfile.TarFile, source: Path, path: str, content: bytes 
         info = _entry(path, _PLAIN)
         info.type, info.linkname = tarfile.SYMTYPE, os.readlink(source)
         archive.addfile(info)
-    elif source.is_file():  # sockets, pipes and devices have no place in a repository
+    elif content is not None or source.is_file():  # sockets, pipes and devices have no place in a repository
         data = source.read_bytes() if content is None else content
         info = _entry(path, _EXECUTABLE if os.access(source, os.X_OK) else _PLAIN)
         info.size = len(data)

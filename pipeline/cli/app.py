@@ -22,6 +22,9 @@ _COMMANDS = {
     "fix": _Entry(
         "pipeline.cli.fix:fix", "Repair a repository: draft patches, test them, return one that passes."
     ),
+    "implement": _Entry(
+        "pipeline.cli.implement:implement", "Write stubs and missing functions until their tests pass."
+    ),
     "batch": _Entry(
         "pipeline.cli.batch:batch", "Repair many: run a file of tasks, several at once, and resume."
     ),

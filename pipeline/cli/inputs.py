@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.config import Settings, load_settings, merge
 from pipeline.core import Task
@@ -75,11 +75,13 @@ def make_task(
     test_command: str | None = None,
     tests: Sequence[str] = (),
     base_commit: str | None = None,
+    functions: Sequence[str] = (),
+    kind: Literal["fix", "implement"] = "fix",
 ) -> Task:
     """Return the task of a run.
 
     Raises:
-        InputError: the repository is no repository, or the test command is empty.
+        InputError: the repository is no repository, the test command is empty, or a function has no path.
     """
     from pipeline.workspace.clone import is_url
     from pipeline.workspace.git import locate_repository
@@ -97,12 +99,19 @@ def make_task(
         raise InputError(
             "the test command is empty", hint="leave --test-command out to run `python -m pytest`"
         )
+    for function in functions:
+        if not re.fullmatch(r"[^:]+\.py::[\w.]+", function):
+            raise InputError(
+                f"--function {function!r} does not say where", hint="for example pkg/numbers.py::clamp"
+            )
     return Task(
         task_id=_slug(name),
         repo=repo,
         base_commit=base_commit,
         statement=statement,
         fail_to_pass=tuple(tests),
+        functions=tuple(functions),
+        kind=kind,
         limits=settings.limits,
         test_command=test_command or Task.model_fields["test_command"].default,
     )

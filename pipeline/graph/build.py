@@ -1,9 +1,10 @@
 """The planner's graph. Read this first: it is the whole order of events.
 
-    prepare -> localise -> pack -> draft -> apply -> test -> combine -> judge -+-> select  -> report
-                   |        ^                                                  +-> give_up -> report
-                   |        +---- stack <---------- revise | escalate <--------+
-                   +-> give_up
+    prepare -> scaffold -> localise -+-> give_up -> report
+                                     |
+            +---------- stack -----> pack -> draft -> apply -> test -> combine -> judge -+-> select  -> report
+            |                                                                            +-> give_up -> report
+            +---------- revise | escalate <----------------------------------------------+
 
 Each node is a function of the tools (what reaches outside) and the progress (what has happened); `routing`
 decides between the ways. After every node the record is saved and the progress checkpointed.
@@ -22,6 +23,7 @@ from pipeline.graph.nodes.draft import apply, draft
 from pipeline.graph.nodes.finish import escalate, give_up, report, revise, select
 from pipeline.graph.nodes.localise import localise, pack
 from pipeline.graph.nodes.prepare import prepare
+from pipeline.graph.nodes.scaffold import scaffold
 from pipeline.graph.nodes.stack import combine, stack
 from pipeline.graph.nodes.test import judge, test
 from pipeline.graph.routing import after_judge, after_localise
@@ -36,13 +38,14 @@ def build_graph(tools: Toolbox) -> StateGraph[Any, Any, Any, Any]:
     """Return the graph over these tools, ready to be compiled with a checkpointer."""
     ladder = tools.settings.planner.ladder
     graph = StateGraph(State)
-    for node in (prepare, localise, pack, draft, apply, test, combine, judge):
+    for node in (prepare, scaffold, localise, pack, draft, apply, test, combine, judge):
         graph.add_node(node.__name__, partial(_run_node, tools, node))
     for node in (select, revise, escalate, stack, give_up, report):
         graph.add_node(node.__name__, partial(_run_node, tools, node))
 
     graph.add_edge(START, "prepare")
-    graph.add_edge("prepare", "localise")
+    graph.add_edge("prepare", "scaffold")
+    graph.add_edge("scaffold", "localise")
     graph.add_conditional_edges("localise", lambda s: after_localise(load(s)), ["pack", "give_up"])
     graph.add_edge("pack", "draft")
     graph.add_edge("draft", "apply")
@@ -67,6 +70,7 @@ async def _run_node(tools: Toolbox, node: Node, state: State) -> State:
     """Run one node: timed, reported, and with its record saved before the graph goes on."""
     name = node.__name__
     progress = load(state)
+    tools.lay(progress.laid)
     tools.say(Action.STAGE_STARTED, f"{name} begins", stage=name)
     tools.stage_started = started = time.monotonic()
     await node(tools, progress)

@@ -14,7 +14,7 @@ from pipeline.runs import CandidateRecord, RunRecord
 Next = Literal["select", "revise", "escalate", "give_up"]
 
 _NODES_PER_ROUND = 8  # pack, draft, apply, test, combine, judge, revise or escalate, stack
-_NODES_OUTSIDE_ROUNDS = 4  # prepare, localise, select or give_up, report
+_NODES_OUTSIDE_ROUNDS = 5  # prepare, scaffold, localise, select or give_up, report
 
 
 def after_localise(progress: Progress) -> Literal["pack", "give_up"]:

@@ -148,7 +148,7 @@ def _record_of(task: Task, folder: RunFolder, settings: Settings) -> RunRecord:
 
 def _require_snapshot(record: RunRecord, tools: Toolbox) -> None:
     """Raise where the exported tree is no longer the one that the run has judged so far."""
-    if record.tree_hash and tools.snapshot.tree_hash != record.tree_hash:
+    if record.tree_hash and tools.exported.tree_hash != record.tree_hash:
         raise InputError(
             f"the snapshot of run {tools.folder.run_id} was changed", hint="start a new run of the task"
         )

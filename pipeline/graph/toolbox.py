@@ -28,7 +28,14 @@ from pipeline.protocols import EnvironmentBuilder
 from pipeline.runs import RunFolder
 from pipeline.snapshot import Snapshot, tar_of
 from pipeline.telemetry import Action, Emit, Event
-from pipeline.testrun import TestCommand, build_request, parse_test_command, read_report, trusted_layer
+from pipeline.testrun import (
+    TestCommand,
+    build_request,
+    is_trusted,
+    parse_test_command,
+    read_report,
+    trusted_layer,
+)
 from pipeline.workspace import load_snapshot
 
 
@@ -49,6 +56,7 @@ class Toolbox:
     emit: Emit
     num_sharing: int = 1  # tasks that share the engine and the sandboxes, this one included
     stage_started: float = field(default_factory=time.monotonic)
+    _laid: Mapping[str, bytes] = field(default_factory=dict)
     _trees: dict[str, Snapshot] = field(default_factory=dict)  # the last footing's
 
     @cached_property
@@ -61,9 +69,27 @@ class Toolbox:
         """Where the exported tree lies."""
         return self.folder.path / "snapshot"
 
+    def lay(self, files: Mapping[str, bytes]) -> None:
+        """Make these files part of what every draft starts from and every run of the tests sees."""
+        if files != self._laid:
+            self._laid = dict(files)
+            self._trees.clear()
+            for name in ("snapshot", "paths", "_trusted_layer"):
+                self.__dict__.pop(name, None)
+
     @cached_property
     def snapshot(self) -> Snapshot:
-        """The exported tree; `prepare` made it, perhaps in an earlier process."""
+        """What candidates change: the exported tree, with the files that the run has laid over it."""
+        return self.exported.with_files(self._laid) if self._laid else self.exported
+
+    @property
+    def laid_sources(self) -> dict[str, bytes]:
+        """The laid files that a patch must bring along, as they are in the exported tree."""
+        return {path: self.exported.read_bytes(path) for path in self._laid if not is_trusted(path)}
+
+    @cached_property
+    def exported(self) -> Snapshot:
+        """The tree as the user has it; `prepare` exported it, perhaps in an earlier process."""
         snapshot = load_snapshot(self.snapshot_path)
         if snapshot is None:
             raise InputError(

@@ -147,3 +147,63 @@ async def test_rubbish_ends_in_an_unsolved_run_with_reasons(run):
     record, _ = await run(ScriptedGenerator(reply=lambda *_: next(rubbish)))
     assert record.status == "unsolved"
     assert all(entry.candidate.refused for round_ in record.rounds for entry in round_.candidates)
+
+
+# ---------------------------------------------------------------- definitions that are not there
+
+ABSENT = {**FILES, MODULE: '"""Numbers."""\n\n\ndef double(value):\n    return value * 2\n'}
+NEW_CLAMP = "value, low, high):\n    return max(low, min(value, high))\n```"
+NEW_SHRINK = "values, low, high):\n    return [clamp(value, low, high) for value in values]\n```"
+
+
+async def test_functions_that_only_the_tests_know_are_added(run, tmp_path):
+    record, edges = await run(writer(clamp=NEW_CLAMP, shrink=NEW_SHRINK), files=ABSENT)
+    assert record.status == "solved", record.reason
+    assert record.scaffold.added == [f"{MODULE}::clamp", f"{MODULE}::shrink"]
+    assert record.scaffold.baseline.fail_to_pass == [TEST]
+    names = ("clamp", "clamp_low", "shrink")
+    assert record.baseline.fail_to_pass == [f"{TEST}::test_{name}" for name in names]
+    assert record.baseline.pass_to_pass == [f"{TEST}::test_double"]
+    git_apply(tmp_path / "repo", record.patch.diff)
+    written = (tmp_path / "repo" / MODULE).read_text()
+    assert "TODO" not in written
+    assert written.startswith(ABSENT[MODULE] + "\n\ndef clamp(value, low, high):")
+    [prompt] = [p for p in edges.generator.calls[0][0] if p.prefill == "```python\ndef clamp("]
+    assert "#   clamp(12, 0, 7)" in prompt.messages[-1].content
+    told = [event.message for event in edges.events]
+    assert any("do not exist yet and are to be written" in message for message in told)
+
+
+async def test_what_stays_unwritten_leaves_no_patch(run):
+    record, _ = await run(writer(clamp=NEW_CLAMP), files=ABSENT)
+    assert (record.status, record.patch) == ("unsolved", None)
+    assert "2 of 3 tests" in record.reason
+
+
+async def test_a_run_over_stubs_that_is_cut_goes_on_with_them(run, tmp_path):
+    class CutError(Exception):
+        pass
+
+    generator = writer(clamp=NEW_CLAMP, shrink=NEW_SHRINK)
+    repo = make_repository(tmp_path / "again", ABSENT)
+    edges = Edges(generator, sandbox=played(calculated))
+    edges.settings = settings_with((Rung(strategy="line", num_candidates=8, num_suspects=1),) * 3)
+    seen: set[str] = set()
+
+    def die_once(event) -> None:
+        if event.message not in seen and event.data.get("stage") in ("localise", "test", "stack", "select"):
+            seen.add(event.message)
+            raise CutError
+
+    edges.events = type("Sink", (), {"append": staticmethod(die_once)})()
+    record = None
+    while record is None:
+        try:
+            folder = RunFolder(tmp_path / "cut")
+            record = await run_task(make_task(repo), folder, edges.dependencies(tmp_path))
+        except CutError:
+            continue
+    assert len(seen) >= 4
+    whole, other = await run(writer(clamp=NEW_CLAMP, shrink=NEW_SHRINK), files=ABSENT)
+    assert record.patch == whole.patch
+    assert len(edges.sandbox.requests) == len(other.sandbox.requests)  # nothing was paid for twice

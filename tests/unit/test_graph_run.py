@@ -96,7 +96,19 @@ async def test_the_record_tells_the_whole_story(run, tmp_path):
     assert "assert 2 == 3" in wrong.verdict.feedback
     assert right.tests_changed == {ADD: "passed"}
     assert set(record.seconds_by_stage) == {
-        *("prepare", "localise", "pack", "draft", "apply", "test", "combine", "judge", "select", "report")
+        *(
+            "prepare",
+            "scaffold",
+            "localise",
+            "pack",
+            "draft",
+            "apply",
+            "test",
+            "combine",
+            "judge",
+            "select",
+            "report",
+        )
     }
     assert (
         record.num_sandbox_runs == 3 + 1 + 2

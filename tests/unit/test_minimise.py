@@ -100,3 +100,15 @@ def test_what_is_left_was_tried_or_is_the_whole(old, new, max_trials):
     left = asyncio.run(minimise(whole, passes, is_sound=lambda _: True, max_trials=max_trials))
     assert apply_change(left, base.__getitem__) in passed
     assert len(passed) <= max_trials + 1
+
+
+async def test_the_blank_lines_before_a_new_definition_stay():
+    old = b"def a():\n    return 1\n"
+    new = old + b"\n\ndef b():\n    x = 2\n    return 1\n"
+    change = change_between({"m.py": old}, {"m.py": new})
+
+    async def needs_b(fewer):
+        return b"def b():\n    " in apply_change(fewer, lambda _: old)["m.py"]
+
+    done = await minimise(change, needs_b, is_sound=lambda _: True, max_trials=20)
+    assert apply_change(done, lambda _: old)["m.py"].startswith(old + b"\n\ndef b():\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
-from pipeline.change import Change, apply_change, num_changed_lines
+from pipeline.change import Change, apply_change, change_between, num_changed_lines
 from pipeline.core import VerdictKind
 from pipeline.draft.syntax import compile_error, edit_size
 from pipeline.exceptions import InputError
@@ -24,8 +24,8 @@ async def select(tools: Toolbox, progress: Progress) -> None:
     """Choose the smallest patch that resolves, and drop what of it the tests do not need."""
     ids = [entry.candidate.candidate_id for entry in resolved(progress)]
     winner = min(ids, key=lambda candidate_id: _size(tools, progress.drafted[candidate_id].change))
-    change = await _minimised(tools, progress, progress.drafted[winner].change)
-    progress.record.patch = make_patch(winner, change, tools.snapshot.read_bytes)
+    change = await _minimised(tools, progress, _of_the_user(tools, progress.drafted[winner].change))
+    progress.record.patch = make_patch(winner, change, tools.exported.read_bytes)
     progress.record.status = "solved"
     risk = progress.candidate_record(winner).candidate.overfit_risk
     note = f"; read it with care: {risk}" if risk else ""
@@ -75,19 +75,32 @@ def _size(tools: Toolbox, change: Change) -> tuple[int, int]:
     return num_changed_lines(change), sum(edit_size(base(path), files[path]) for path in files)
 
 
+def _of_the_user(tools: Toolbox, change: Change) -> Change:
+    """Return the change as one of the user's tree: with the stubs that the run laid over that."""
+    as_exported, files = tools.laid_sources, apply_change(change, tools.snapshot.read_bytes)
+    if not as_exported:
+        return change
+    new = {path: tools.snapshot.read_bytes(path) for path in as_exported} | files
+    return change_between({path: tools.exported.read_bytes(path) for path in new}, new)
+
+
+def _files_of(tools: Toolbox, change: Change) -> dict[str, bytes]:
+    """Return the files that make of the run's tree the user's tree with the change."""
+    return tools.laid_sources | apply_change(change, tools.exported.read_bytes)
+
+
 async def _minimised(tools: Toolbox, progress: Progress, change: Change) -> Change:
     num_trials = 0
 
     def compiles(fewer: Change) -> bool:
-        files = apply_change(fewer, tools.snapshot.read_bytes)
-        return not any(compile_error(content, path) for path, content in files.items())
+        return not any(compile_error(data, path) for path, data in _files_of(tools, fewer).items())
 
     async def still_resolves(fewer: Change) -> bool:
         nonlocal num_trials
         num_trials += 1
         if tools.seconds_left(progress) <= 0:
             return False
-        verdict, _ = await verdict_on(tools, progress, f"minimise{num_trials}", fewer)
+        verdict, _ = await verdict_on(tools, progress, f"minimise{num_trials}", _files_of(tools, fewer))
         return verdict.kind is VerdictKind.RESOLVED
 
     return await minimise(change, still_resolves, is_sound=compiles, max_trials=_MAX_MINIMISE_TRIALS)

@@ -23,7 +23,7 @@ from pipeline.testrun import (
 from pipeline.workspace import export_snapshot
 
 _BAD = (TestStatus.FAILED, TestStatus.ERROR)
-_CHEAP_SECONDS = 10.0  # a baseline that is quicker is run twice, to find tests that are flaky
+CHEAP_SECONDS = 10.0  # a baseline that is quicker is run twice, to find tests that are flaky
 _MAX_HANGING_TESTS = 3
 _MAX_DETAILED_FAILURES = 10  # kept with their traceback; more would only swell the checkpoint
 
@@ -83,10 +83,7 @@ async def _baseline(tools: Toolbox, progress: Progress) -> BaselineRecord:
     return BaselineRecord(
         fail_to_pass=targets,
         pass_to_pass=sorted((wanted & seen.passing) - seen.flaky),
-        failures=[
-            case if i < _MAX_DETAILED_FAILURES else replace(case, details="")
-            for i, case in enumerate(failures)
-        ],
+        failures=clipped(failures),
         output=seen.report.output,
         wall_seconds=seen.report.wall_seconds,
     )
@@ -101,9 +98,9 @@ async def _observe(tools: Toolbox, progress: Progress) -> _Seen:
     _require_start(report, failures, tools.paths)
     if not failures:  # a conftest that the code itself breaks: the command as a whole is the target
         failures = (_whole_command(report),)
-    elif not hanging and report.wall_seconds < _CHEAP_SECONDS:
+    elif not hanging and report.wall_seconds < CHEAP_SECONDS:
         _, again = await tools.run_tests(progress, "baseline-again")
-        flaky = _differing(report, again)
+        flaky = differing(report, again)
         if flaky:
             tools.say(Action.WARNING, f"{len(flaky)} tests are flaky and are left out: {min(flaky)}, ...")
     failures = tuple(case for case in failures if case.test_id not in flaky)
@@ -161,14 +158,14 @@ def _targets(task: Task, seen: _Seen) -> list[str]:
     targets: list[str] = []
     passing: list[str] = []
     for wanted in task.fail_to_pass:
-        found = [test_id for test_id in failing if _names(wanted, test_id)]
+        found = [test_id for test_id in failing if means(wanted, test_id)]
         if found:
             targets += found
         elif wanted.partition("::")[0] in failing:
             targets.append(wanted)  # its file cannot be collected, so it has no result yet
-        elif any(_names(wanted, test_id) for test_id in seen.flaky):
+        elif any(means(wanted, test_id) for test_id in seen.flaky):
             raise InputError(f"{wanted} is flaky: it fails and passes", hint="take it out of fail_to_pass")
-        elif any(_names(wanted, test_id) for test_id in seen.passing):
+        elif any(means(wanted, test_id) for test_id in seen.passing):
             passing.append(wanted)
         else:
             raise InputError(f"the test command runs no test {wanted}", hint="check fail_to_pass")
@@ -179,7 +176,7 @@ def _targets(task: Task, seen: _Seen) -> list[str]:
     return list(dict.fromkeys(targets))
 
 
-def _names(wanted: str, test_id: str) -> bool:
+def means(wanted: str, test_id: str) -> bool:
     """Say whether an id of the task means this test: itself, a case of it, or a test of a file or class."""
     return test_id == wanted or test_id.startswith((f"{wanted}[", f"{wanted}::"))
 
@@ -188,7 +185,15 @@ def _belongs(test_id: str, targets: Iterable[str]) -> bool:
     return any(test_id == target or target.startswith(f"{test_id}::") for target in targets)
 
 
-def _differing(first: TestReport, second: TestReport) -> frozenset[str]:
+def clipped(failures: Iterable[TestCase]) -> list[TestCase]:
+    """Return the failures as a record keeps them: the first ones with their traceback."""
+    return [
+        case if i < _MAX_DETAILED_FAILURES else replace(case, details="") for i, case in enumerate(failures)
+    ]
+
+
+def differing(first: TestReport, second: TestReport) -> frozenset[str]:
+    """Return the tests that two runs of the same files disagree on."""
     before = {case.test_id: case.status for case in first.cases}
     after = {case.test_id: case.status for case in second.cases}
     if not after:

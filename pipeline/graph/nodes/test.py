@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 
-from pipeline.change import Change, apply_change
+from pipeline.change import apply_change
 from pipeline.core import SandboxLimits, Verdict, VerdictKind
 from pipeline.exceptions import SandboxError
 from pipeline.graph.looks import is_settled, looks
@@ -75,9 +76,9 @@ async def judge(tools: Toolbox, progress: Progress) -> None:
 
 
 async def verdict_on(
-    tools: Toolbox, progress: Progress, name: str, change: Change
+    tools: Toolbox, progress: Progress, name: str, files: Mapping[str, bytes]
 ) -> tuple[Verdict, dict[str, str]]:
-    """Return the verdict on a change of the base, and the tests whose status it changes.
+    """Return the verdict on these files laid over the base, and the tests whose status they change.
 
     The failing tests run first, alone; only what passes some of them is worth more (see `looks`).
     """
@@ -87,7 +88,6 @@ async def verdict_on(
         **dict.fromkeys(baseline.pass_to_pass, "passed"),
         **dict.fromkeys(baseline.fail_to_pass, "failed"),
     }
-    files = apply_change(change, tools.snapshot.read_bytes)
     limits = _candidate_limits(tools, baseline.wall_seconds)
     seconds = 0.0
     for look in looks(baseline, can_select=tools.command.runner == "pytest"):
@@ -104,8 +104,8 @@ async def verdict_on(
 async def test_candidate(tools: Toolbox, progress: Progress, entry: CandidateRecord) -> None:
     """Give one candidate its verdict."""
     candidate_id = entry.candidate.candidate_id
-    change = progress.drafted[candidate_id].change
-    entry.verdict, entry.tests_changed = await verdict_on(tools, progress, candidate_id, change)
+    files = apply_change(progress.drafted[candidate_id].change, tools.snapshot.read_bytes)
+    entry.verdict, entry.tests_changed = await verdict_on(tools, progress, candidate_id, files)
     verdict = entry.verdict
     tools.say(
         Action.CANDIDATE_JUDGED,
