@@ -39,7 +39,7 @@ class Plan:
     """What a command on a batch has to do."""
 
     todo: list[Entry]  # in the order of the file
-    rows: dict[str, Row]  # of the selected instances that have an outcome, by id
+    rows: dict[str, Row]  # of all instances that have an outcome, those of no selected line included, by id
 
 
 class BatchFolder:
@@ -86,7 +86,8 @@ class BatchFolder:
         for trash in self.path.glob(".trash-*"):
             shutil.rmtree(trash, ignore_errors=True)
         known = self._rows()
-        todo, rows = [], {}
+        selected = {entry.instance_id for entry in entries}
+        todo, rows = [], {name: row for name, row in known.items() if name not in selected}
         for entry in entries:
             row = known.get(entry.instance_id)
             if entry.error:
@@ -101,8 +102,7 @@ class BatchFolder:
             else:
                 self._require_unchanged(entry, row.digest)
                 rows[entry.instance_id] = row
-        others = known.keys() - {entry.instance_id for entry in entries}
-        self._rewrite([*(known[name] for name in known if name in others), *rows.values()])
+        self._rewrite(rows.values())
         return Plan(todo, rows)
 
     def append(self, row: Row) -> None:

@@ -78,11 +78,12 @@ class Runner:
     watch: Callable[[BatchStatus], None]  # called every second, and after each instance
     num_total: int
     counts: Counter[InstanceOutcome] = field(default_factory=Counter)  # at the start: of earlier commands
-    _started: float = field(default_factory=time.monotonic)
-    _num_done: int = 0
-    _running: set[str] = field(default_factory=set)
-    _tokens: dict[int, int] = field(default_factory=dict)  # of each planner that ever was
-    _replacing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _started: float = field(default_factory=time.monotonic, init=False)
+    _num_done: int = field(default=0, init=False)
+    _running: set[str] = field(default_factory=set, init=False)
+    _planners: list[Planner] = field(default_factory=list, init=False)
+    _tokens: dict[int, int] = field(default_factory=dict, init=False)  # of each planner that ever was
+    _replacing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     async def run(self, entries: Sequence[Entry]) -> None:
         """Work on the entries to the last.

@@ -126,7 +126,8 @@ def _work(tasks: Path, out: Path, settings: Settings, wishes: _Wishes, *, as_jso
         except (Exception, KeyboardInterrupt) as exc:
             error = exc
         outputs.write()
-        tell(outputs, num_left=len(entries) - len(outputs.rows), error=error, as_json=as_json)
+        num_left = sum(entry.instance_id not in outputs.rows for entry in plan.todo)
+        tell(outputs, num_left=num_left, error=error, as_json=as_json)
         if error is not None:
             raise error
     return exit_code(outputs.rows.values())

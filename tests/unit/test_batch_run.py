@@ -185,6 +185,14 @@ async def test_an_instance_whose_folder_was_removed_is_done_again(batch, tmp_pat
     assert {r.run_id.partition("-")[0] for r in batch.sandbox.requests[before:]} == {"b"}
 
 
+async def test_a_command_on_some_of_the_instances_keeps_what_became_of_the_others(batch, tmp_path):
+    await batch.run(write_tasks(tmp_path / "tasks.jsonl", batch.repositories("a", "b")))
+    rows = await batch.run(write_tasks(tmp_path / "more.jsonl", batch.repositories("c")))
+    assert batch.outcomes() == {"a": "unsolved", "b": "solved", "c": "unsolved"}
+    assert [row["instance_id"] for row in results_of(batch)] == list(rows)
+    assert len(batch.folder.predictions_path.read_text().splitlines()) == 3
+
+
 async def test_a_torn_last_row_is_made_again_without_any_work(batch, tmp_path):
     tasks = write_tasks(tmp_path / "tasks.jsonl", batch.repositories("a", "b"))
     first = await batch.run(tasks)
