@@ -92,11 +92,12 @@ def _stopped(report: TestReport, *, num_target: int) -> Verdict:
 def _kind(report: TestReport, *, num_fixed: int, num_target: int, num_broken: int) -> VerdictKind:
     num_run = sum(case.status is not TestStatus.SKIPPED and "::" in case.test_id for case in report.cases)
     could_not_start = not num_run and any("::" not in case.test_id for case in report.cases)
-    if (report.problem and not num_fixed) or (could_not_start and num_broken):
+    # A report that contradicts itself is no evidence, not even of a part.
+    if report.problem or (could_not_start and num_broken):
         return VerdictKind.BROKEN
     if num_broken:
         return VerdictKind.REGRESSED
-    if num_target and num_fixed == num_target and not report.problem:
+    if num_target and num_fixed == num_target:
         return VerdictKind.RESOLVED
     return VerdictKind.PARTIAL if num_fixed else VerdictKind.UNCHANGED
 

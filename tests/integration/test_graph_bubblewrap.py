@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,17 +65,19 @@ async def test_the_repository_itself_is_not_touched(tmp_path):
     assert status.stdout == b""
 
 
+# Worded so that no guard sees what they do: the sandbox and the judge must hold by themselves.
+LEAVE = "getattr(__import__('os'), '_ex' + 'it')"
 FORGERIES = [
-    "\n    import os\n    os._exit(0)\n",
+    f"\n    {LEAVE}(0)\n",
     # Rewrites the tests on disk while they run.
-    f"\n    open('/workspace/{TEST}', 'w').write('def test_add(): pass')\n    return a - b\n",
+    "\n    open('/workspace/tests/test_' + 'core.py', 'w').write('def test_add(): pass')\n    return a - b\n",
     # Writes the report itself and leaves.
-    "\n    import os\n    open('/results/junit.xml', 'w').write('<testsuites><testsuite><testcase "
-    'classname="tests.test_core" name="test_add" file="tests/test_core.py"/></testsuite></testsuites>\')\n'
-    "    os._exit(1)\n",
-    "\n    import sys\n    sys.exit(0)\n",
+    "\n    case = '<testcase classname=\"tests.test_%s\" name=\"test_add\"/>' % 'core'\n"
+    "    open('/results/junit.xml', 'w').write(f'<testsuites><testsuite>{case}</testsuite></testsuites>')\n"
+    f"    {LEAVE}(1)\n",
+    "\n    import sys\n    vars(sys)['exit'](0)\n",
     "\n    while True:\n        pass\n",
-    "\n    import unittest\n    raise unittest.SkipTest('no')\n",
+    "\n    raise getattr(__import__('unit' + 'test'), 'SkipTest')('no')\n",
 ]
 
 
@@ -82,8 +85,28 @@ async def test_a_candidate_cannot_forge_its_verdict(tmp_path):
     record = await repair(tmp_path, FORGERIES)
     assert record.status == "unsolved"
     tested = [entry.verdict.kind for entry in record.rounds[0].candidates if entry.verdict]
-    assert len(tested) >= len(FORGERIES) - 2  # two name the test's module, and are refused for it
+    assert len(tested) == len(FORGERIES)
     assert set(tested) <= {VerdictKind.BROKEN, VerdictKind.UNCHANGED, VerdictKind.TIMED_OUT}
+
+
+async def test_bugs_in_two_files_are_repaired_by_a_later_round_on_top_of_the_first(tmp_path):
+    moved = {
+        MODULE: SOURCE[: SOURCE.index("def double")],
+        "calc/more.py": SOURCE[SOURCE.index("def double") :].replace("x * 2", "x * 3"),
+        TEST: TEST_SOURCE.replace("import add, double", "import add\nfrom calc.more import double"),
+    }
+    blocks = "    return {0}\n=======\n    return {1}\n>>>>>>> REPLACE\n"  # the prefill opens the first block
+    answers = [blocks.format("a - b", "a + b"), blocks.format("x * 3", "x * 2")]
+    repo = make_repository(tmp_path / "repo", {**FILES, **moved})
+    edges = dependencies(tmp_path, answers)
+    rungs = [rung.model_copy(update={"strategy": "blocks"}) for rung in edges.settings.planner.ladder]
+    planner = edges.settings.planner.model_copy(update={"ladder": tuple(rungs)})
+    edges = replace(edges, settings=edges.settings.model_copy(update={"planner": planner}))
+    record = await run_task(make_task(repo, limits=LIMITS), RunFolder(tmp_path / "run"), edges)
+    assert [round_.footing for round_ in record.rounds] == ["", "r1c00"]
+    assert (record.status, record.patch.paths) == ("solved", (MODULE, "calc/more.py"))
+    git_apply(repo, record.patch.diff)
+    assert "x * 2" in (repo / "calc/more.py").read_text()
 
 
 async def test_a_syntax_error_is_repaired(tmp_path):

@@ -48,6 +48,11 @@ def test_counts_are_of_targets_and_of_kept_tests():
     assert (v.num_fixed, v.num_target, v.num_broken, v.num_kept) == (1, 2, 1, 1)
 
 
+@pytest.mark.parametrize("outcomes", [{A: P, C: P, D: P}, {A: P, B: P, C: P, D: P}])
+def test_a_report_that_contradicts_the_exit_code_is_not_even_a_part(outcomes):
+    assert verdict(outcomes, exit_code=1).kind is VerdictKind.BROKEN
+
+
 def test_a_forged_report_never_resolves():
     assert verdict({A: P, B: P, C: P, D: P}, exit_code=1).kind is not VerdictKind.RESOLVED
     assert verdict({A: NO, B: P, C: P, D: P}, exit_code=0).kind is not VerdictKind.RESOLVED

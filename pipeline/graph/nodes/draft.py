@@ -28,6 +28,7 @@ from pipeline.testrun import is_trusted
 _SEEDS_PER_ROUND = 1000  # so that no two rounds sample alike
 _SPARE_TOKENS = 128
 _SPARE_LINE_TOKENS = 48
+_EDIT_TOKENS = 512  # of an answer that edits several places: the suspect's size says little of it
 _UNWRITTEN_TOKENS = 448  # of an answer whose original says nothing of its length
 _MAX_READ_TESTS = 50  # failing tests whose literals no candidate may answer to
 _MAX_MISSED_CHARS = 4000  # of an answer that quotes what is not there, shown to the next draft
@@ -156,7 +157,9 @@ async def _max_completion_tokens(tools: Toolbox, progress: Progress) -> int:
     room = info.max_model_tokens - max(p.num_tokens for p in progress.round.prompts)
     writes_lines = all(p.span for p in progress.round.prompts)
     wanted = 2 * max(sizes) + (_SPARE_LINE_TOKENS if writes_lines else _SPARE_TOKENS)
-    return min(max(wanted, _UNWRITTEN_TOKENS) if _writes_new(progress) else wanted, room)
+    least = _UNWRITTEN_TOKENS if _writes_new(progress) else 0
+    least = _EDIT_TOKENS if rung.strategy in ("blocks", "diff") else least
+    return min(max(wanted, least), room)
 
 
 def _writes_new(progress: Progress) -> bool:
