@@ -36,6 +36,17 @@ def unified_diff(path: str, old: bytes, new: bytes) -> str:
     return f"diff --git a/{path} b/{path}\n--- a/{path}{end}+++ b/{path}{end}{text}"
 
 
+def new_file_diff(path: str, data: bytes) -> str:
+    """Return the diff that adds a file of UTF-8 text, as `git apply` takes it."""
+    lines = lines_of(data)
+    if not lines:
+        return ""
+    body = b"".join(_marked(b"+", line) for line in lines).decode()
+    end = "\t\n" if " " in path else "\n"
+    head = f"diff --git a/{path} b/{path}\nnew file mode 100644\n--- /dev/null\n+++ b/{path}{end}"
+    return f"{head}@@ -0,0 +1,{len(lines)} @@\n{body}"
+
+
 def make_patch(candidate_id: str, change: Change, base: Callable[[str], bytes]) -> Patch:
     """Return the patch that makes the change; `base` gives a file as it was."""
     diff = diff_of(change, base)

@@ -79,6 +79,31 @@ class ScaffoldRecord(_Record):
     baseline: BaselineRecord  # as it was without them
 
 
+class ReproductionDraft(_Record):
+    """One draft of a test for the issue."""
+
+    completion: Completion
+    source: str = ""  # the test file; "" where the answer held no test
+    dropped: str = ""  # why it is no evidence; "" where it fails as it should
+    signature: str = ""  # of its failure
+
+
+class ReproductionRecord(_Record):
+    """Tests drafted from the issue's text, and the one that became the target, if any.
+
+    Nobody has confirmed that it says what the issue means: whatever rests on it is advisory.
+    """
+
+    advisory: Literal[True] = True
+    prompt: Prompt | None = None  # None: the tree has no test to imitate
+    drafts: list[ReproductionDraft] = Field(default_factory=list)
+    path: str = ""  # of the new test file; "" where no draft was kept
+    test_id: str = ""
+    source: str = ""
+    diff: str = ""  # that adds it
+    reason: str = ""  # what became of the drafts, in a sentence
+
+
 class RunRecord(_Record):
     """The whole account of a run."""
 
@@ -95,6 +120,7 @@ class RunRecord(_Record):
     started_at: datetime
     finished_at: datetime | None = None
     baseline: BaselineRecord | None = None
+    reproduction: ReproductionRecord | None = None
     scaffold: ScaffoldRecord | None = None
     suspects: list[Suspect] = Field(default_factory=list)
     rounds: list[RoundRecord] = Field(default_factory=list)
@@ -102,6 +128,20 @@ class RunRecord(_Record):
     seconds_by_stage: dict[str, float] = Field(default_factory=dict)
     num_sandbox_runs: int = 0
     sandbox_seconds: float = 0.0
+
+    @property
+    def is_advisory(self) -> bool:
+        """Whether the target is a test that was drafted from the issue and nobody has confirmed."""
+        return self.reproduction is not None and bool(self.reproduction.test_id)
+
+    @property
+    def completions(self) -> list[Completion]:
+        """Everything that the model wrote: drafts of tests, and candidates."""
+        tests = self.reproduction.drafts if self.reproduction else []
+        candidates = (entry for round_ in self.rounds for entry in round_.candidates)
+        return [draft.completion for draft in tests] + [
+            entry.completion for entry in candidates if entry.prompt_number is not None
+        ]
 
 
 class RunFolder:

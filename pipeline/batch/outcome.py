@@ -54,6 +54,7 @@ class Row(BaseModel):
     recurrence_depth: int | None = None  # of the draft that became the patch
     patch_sha256: str = ""
     num_changed_lines: int | None = None
+    advisory: bool = False  # the target was drafted from the issue, and nobody has confirmed it
 
 
 def row_of(instance: Instance, record: RunRecord, started_at: datetime) -> Row:
@@ -64,6 +65,7 @@ def row_of(instance: Instance, record: RunRecord, started_at: datetime) -> Row:
         reason=printable(record.reason),
         started_at=started_at,
         finished_at=datetime.now(UTC),
+        advisory=record.is_advisory,
         **_cost(record),
         **_success(record),
     )

@@ -15,6 +15,7 @@ from pipeline.report.figures import candidates_of, limit_uses, num_completion_to
 from pipeline.runs import CandidateRecord, RunFolder, RunRecord, RunStatus
 from pipeline.text import count, duration, printable
 
+_HOW_TO_CONFIRM = "which was drafted from the issue: read whether it says what the issue means"
 _CODES: dict[RunStatus, ExitCode] = {
     "solved": ExitCode.SOLVED,
     "unsolved": ExitCode.UNSOLVED,
@@ -34,6 +35,12 @@ class Ending:
     error: BaseException | None  # what stopped it, or kept the patch from being applied
     report: Path | None
     applied: bool
+    with_test: bool = False  # the diff brings the test that was drafted from the issue
+
+    @property
+    def diff(self) -> str:
+        """What `git apply` takes, as it was wished for; "" without a patch."""
+        return diff_of(self.record, with_test=self.with_test)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -47,6 +54,14 @@ class Ending:
         return next((c for c in candidates_of(self.record) if c.candidate.candidate_id == chosen), None)
 
 
+def diff_of(record: RunRecord, *, with_test: bool) -> str:
+    """Return the patch of a run, with the drafted test where that is wished and there is one."""
+    if record.patch is None:
+        return ""
+    test = record.reproduction.diff if with_test and record.reproduction else ""
+    return record.patch.diff + test
+
+
 def write_report(folder: RunFolder, record: RunRecord) -> Path | None:
     """Write the report page and return its path, or None where that fails, which is told."""
     from pipeline.report import render
@@ -58,7 +73,7 @@ def write_report(folder: RunFolder, record: RunRecord) -> Path | None:
         return None
 
 
-def apply_to_working_tree(folder: RunFolder, record: RunRecord) -> None:
+def apply_to_working_tree(folder: RunFolder, record: RunRecord, *, with_test: bool = False) -> None:
     """Apply the run's patch to the repository that it was made for.
 
     Raises:
@@ -71,7 +86,7 @@ def apply_to_working_tree(folder: RunFolder, record: RunRecord) -> None:
     seen = load_snapshot(folder.path / "snapshot")
     if seen is None:
         raise InputError("the run's copy of the tree is gone", hint=_patch_command(folder))
-    apply_patch(Path(record.task.repo), record.patch.diff, seen=seen)
+    apply_patch(Path(record.task.repo), diff_of(record, with_test=with_test), seen=seen)
 
 
 def tell(ending: Ending) -> None:
@@ -84,6 +99,9 @@ def tell(ending: Ending) -> None:
     lines = [f"{status}: {reason}".removesuffix(": "), _cost(record)]
     if ending.report:
         lines.append(f"report: {ending.report}")
+    if record.reproduction and record.is_advisory:
+        lines.append(f"advisory: it rests on {printable(record.reproduction.test_id)}, {_HOW_TO_CONFIRM}")
+        lines.append(f"the test: {ending.folder.path / 'reproduction.diff'}")
     if ending.applied:
         lines.append("applied to the working tree")
     lines += [f"next: {step}" for step in _next_steps(ending)]
@@ -103,7 +121,9 @@ def as_object(ending: Ending) -> dict[str, Any]:
         "repo": record.task.repo,
         "base_commit": record.base_commit,
         "model": record.model,
-        "patch": record.patch.diff if record.patch else None,
+        "advisory": record.is_advisory,
+        "reproduction": _reproduction(record),
+        "patch": ending.diff if record.patch else None,
         "paths": list(record.patch.paths) if record.patch else [],
         "applied": ending.applied,
         "verdict": to_jsonable_python(winner.verdict) if winner else None,
@@ -119,6 +139,20 @@ def as_object(ending: Ending) -> dict[str, Any]:
     }
 
 
+def _reproduction(record: RunRecord) -> dict[str, Any] | None:
+    """Return what became of drafting a test from the issue, or None where that was not tried."""
+    found = record.reproduction
+    if found is None:
+        return None
+    return {
+        "advisory": True,
+        "test": found.test_id or None,
+        "diff": found.diff or None,
+        "num_drafts": len(found.drafts),
+        "reason": found.reason,
+    }
+
+
 def error_object(error: BaseException) -> dict[str, Any]:
     """Return what --json prints where there was no run."""
     return {"status": "failed", "exit_code": int(exit_code_of(error)), **_problem(error)}
@@ -131,9 +165,10 @@ def _problem(error: BaseException) -> dict[str, str]:
 
 def _cost(record: RunRecord) -> str:
     drafts = candidates_of(record)
-    depths = sorted({c.candidate.recurrence_depth for c in drafts})
-    parts = [duration(wall_seconds(record)), count(len(record.rounds), "round"), count(len(drafts), "draft")]
-    if drafts:
+    depths = sorted({completion.recurrence_depth for completion in record.completions})
+    num_drafts = len(drafts) + (len(record.reproduction.drafts) if record.reproduction else 0)
+    parts = [duration(wall_seconds(record)), count(len(record.rounds), "round"), count(num_drafts, "draft")]
+    if num_drafts:
         parts += [
             count(num_completion_tokens(record), "token"),
             f"depth {', '.join(map(str, depths))}",

@@ -44,6 +44,14 @@ def fix(
         ),
     ] = False,
     apply: options.Apply = False,
+    with_test: Annotated[
+        bool,
+        typer.Option(
+            "--with-test",
+            help="Let the patch bring the test that was drafted from the issue.",
+            rich_help_panel=options.RESULT,
+        ),
+    ] = False,
     as_json: options.AsJson = False,
     resume: Annotated[
         str | None,
@@ -69,7 +77,7 @@ def fix(
         base_commit=base_commit,
         resume=resume,
         run_id=run_id,
-        wishes=Wishes(apply, pull),
+        wishes=Wishes(apply, pull, with_test),
     )
     raise typer.Exit(run_and_tell(request, flags, as_json=as_json))
 

@@ -26,6 +26,7 @@ class Wishes:
 
     applies: bool
     pulls: bool
+    with_test: bool = False  # the patch brings the test that was drafted from the issue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ def run_and_tell(request: Request, flags: Flags, *, as_json: bool) -> ExitCode:
     if as_json:
         typer.echo(json.dumps(as_object(ending)))
     elif ending.record.patch is not None:
-        typer.echo(ending.record.patch.diff, nl=False)
+        typer.echo(ending.diff, nl=False)
     tell(ending)
     return ending.exit_code
 
@@ -168,8 +169,15 @@ def _ending(folder: RunFolder, record: RunRecord, error: BaseException | None, w
     applied = False
     if wishes.applies and record.patch is not None and error is None:
         try:
-            apply_to_working_tree(folder, record)
+            apply_to_working_tree(folder, record, with_test=wishes.with_test)
             applied = True
         except LoopwrightError as exc:
             error = exc
-    return Ending(folder=folder, record=record, error=error, report=report, applied=applied)
+    return Ending(
+        folder=folder,
+        record=record,
+        error=error,
+        report=report,
+        applied=applied,
+        with_test=wishes.with_test,
+    )

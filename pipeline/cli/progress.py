@@ -21,6 +21,8 @@ _LONG_STAGES = {"prepare", "draft", "test"}
 # What the planner's stages do, in a user's words.
 _TITLES = {
     "prepare": "preparing the target and running its tests",
+    "reproduce": "looking for a test that shows the issue",
+    "scaffold": "looking for definitions that are missing",
     "localise": "looking for the fault",
     "pack": "packing prompts",
     "draft": "drafting",

@@ -1,7 +1,9 @@
 """The planner's graph. Read this first: it is the whole order of events.
 
-    prepare -> scaffold -> localise -+-> give_up -> report
-                                     |
+    prepare -> reproduce -> scaffold -> localise -> pack
+                   |                        |
+                   +------------------------+--> give_up -> report
+
             +---------- stack -----> pack -> draft -> apply -> test -> combine -> judge -+-> select  -> report
             |                                                                            +-> give_up -> report
             +---------- revise | escalate <----------------------------------------------+
@@ -23,10 +25,11 @@ from pipeline.graph.nodes.draft import apply, draft
 from pipeline.graph.nodes.finish import escalate, give_up, report, revise, select
 from pipeline.graph.nodes.localise import localise, pack
 from pipeline.graph.nodes.prepare import prepare
+from pipeline.graph.nodes.reproduce import reproduce
 from pipeline.graph.nodes.scaffold import scaffold
 from pipeline.graph.nodes.stack import combine, stack
 from pipeline.graph.nodes.test import judge, test
-from pipeline.graph.routing import after_judge, after_localise
+from pipeline.graph.routing import after_judge, after_localise, after_reproduce
 from pipeline.graph.state import Progress, State, dump, load
 from pipeline.graph.toolbox import Toolbox
 from pipeline.telemetry import Action
@@ -38,13 +41,14 @@ def build_graph(tools: Toolbox) -> StateGraph[Any, Any, Any, Any]:
     """Return the graph over these tools, ready to be compiled with a checkpointer."""
     ladder = tools.settings.planner.ladder
     graph = StateGraph(State)
-    for node in (prepare, scaffold, localise, pack, draft, apply, test, combine, judge):
+    for node in (prepare, reproduce, scaffold, localise, pack, draft, apply, test, combine, judge):
         graph.add_node(node.__name__, partial(_run_node, tools, node))
     for node in (select, revise, escalate, stack, give_up, report):
         graph.add_node(node.__name__, partial(_run_node, tools, node))
 
     graph.add_edge(START, "prepare")
-    graph.add_edge("prepare", "scaffold")
+    graph.add_edge("prepare", "reproduce")
+    graph.add_conditional_edges("reproduce", lambda s: after_reproduce(load(s)), ["scaffold", "give_up"])
     graph.add_edge("scaffold", "localise")
     graph.add_conditional_edges("localise", lambda s: after_localise(load(s)), ["pack", "give_up"])
     graph.add_edge("pack", "draft")

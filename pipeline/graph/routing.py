@@ -14,7 +14,13 @@ from pipeline.runs import CandidateRecord, RunRecord
 Next = Literal["select", "revise", "escalate", "give_up"]
 
 _NODES_PER_ROUND = 8  # pack, draft, apply, test, combine, judge, revise or escalate, stack
-_NODES_OUTSIDE_ROUNDS = 5  # prepare, scaffold, localise, select or give_up, report
+_NODES_OUTSIDE_ROUNDS = 6  # prepare, reproduce, scaffold, localise, select or give_up, report
+
+
+def after_reproduce(progress: Progress) -> Literal["scaffold", "give_up"]:
+    """Return the next node: without a failing test there is nothing to aim at."""
+    baseline = progress.record.baseline
+    return "scaffold" if baseline and baseline.fail_to_pass else "give_up"
 
 
 def after_localise(progress: Progress) -> Literal["pack", "give_up"]:
@@ -53,7 +59,7 @@ def limit_reached(record: RunRecord, limits: Limits, *, seconds_used: float, num
     """Return the name of a limit that allows no further round, or an empty string."""
     if seconds_used >= limits.wall_seconds:
         return "wall_seconds"
-    if num_candidates(record) >= limits.num_candidates:
+    if len(record.completions) >= limits.num_candidates:
         return "num_candidates"
     if num_tokens(record) >= limits.num_tokens:
         return "num_tokens"
@@ -67,9 +73,8 @@ def num_candidates(record: RunRecord) -> int:
 
 
 def num_tokens(record: RunRecord) -> int:
-    """Return how many completion tokens were drafted in all rounds."""
-    drafted = (r.completion.num_completion_tokens for round_ in record.rounds for r in round_.candidates)
-    return sum(drafted)
+    """Return how many completion tokens were drafted, those of tests included."""
+    return sum(completion.num_completion_tokens for completion in record.completions)
 
 
 def recursion_limit(ladder: Sequence[Rung]) -> int:

@@ -151,6 +151,7 @@ class Toolbox:
     ) -> tuple[SandboxResult, TestReport]:
         """Run the test command, or some of its tests, on the snapshot with these files laid over it."""
         assert progress.environment is not None
+        reproduction = progress.record.reproduction
         # The trusted files come last, so that no candidate has a say in its own verdict.
         over = (tar_of(files), self._trusted_layer) if files else ()
         request = build_request(
@@ -162,11 +163,12 @@ class Toolbox:
             test_ids=test_ids,
             options=options,
             paths=self.snapshot.paths,
+            also=(reproduction.path,) if reproduction and reproduction.path else (),
         )
         result = await self.sandbox.run(request)
         progress.record.num_sandbox_runs += 1
         progress.record.sandbox_seconds += result.wall_seconds
-        return result, read_report(result, self.command, self.paths)
+        return result, read_report(result, self.command, self.paths | set(files or ()))
 
 
 def require_sandbox(report: TestReport) -> None:

@@ -51,7 +51,7 @@ def candidates_of(record: RunRecord) -> list[CandidateRecord]:
 
 def num_completion_tokens(record: RunRecord) -> int:
     """Return the tokens that the model wrote in the whole run."""
-    return sum(candidate.completion.num_completion_tokens for candidate in candidates_of(record))
+    return sum(completion.num_completion_tokens for completion in record.completions)
 
 
 def wall_seconds(record: RunRecord) -> float:
@@ -108,7 +108,7 @@ def limit_uses(record: RunRecord) -> list[LimitUse]:
     return [
         LimitUse(name="wall time", used=wall_seconds(record), limit=limits.wall_seconds, unit="s"),
         LimitUse(name="rounds", used=len(record.rounds), limit=limits.num_rounds),
-        LimitUse(name="drafts", used=len(candidates), limit=limits.num_candidates),
+        LimitUse(name="drafts", used=len(record.completions), limit=limits.num_candidates),
         LimitUse(name="completion tokens", used=num_completion_tokens(record), limit=limits.num_tokens),
         LimitUse(
             name="recurrence depth",

@@ -60,13 +60,15 @@ def build_request(
     test_ids: Iterable[str] | None = None,
     options: Sequence[str] = (),
     paths: Sequence[str] = (),
+    also: Sequence[str] = (),
 ) -> SandboxRequest:
     """Return the request for one run: of the whole command, or of some tests of it when pytest runs them.
 
-    `options` are added to pytest's; `paths` are the tree's files, by which the command's own paths are told.
+    `options` are added to pytest's; `paths` are the tree's files, by which the command's own paths are told;
+    `also` are test files that belong to the whole command without being named in it.
     """
     if command.runner == "pytest":
-        argv = _pytest_argv(command, environment.python, test_ids, options, paths)
+        argv = _pytest_argv(command, environment.python, test_ids, options, paths, also)
     else:
         python = PYTHON.match(command.argv[0])
         argv = (environment.python if python else command.argv[0], *command.argv[1:])
@@ -97,9 +99,12 @@ def _pytest_argv(
     test_ids: Iterable[str] | None,
     options: Sequence[str],
     paths: Sequence[str],
+    also: Sequence[str],
 ) -> tuple[str, ...]:
     arguments = list(command.argv)
-    selected: list[str] = []
+    named = set(arguments) - set(_without_paths(arguments, paths))
+    # A command that names no path collects everything; one that does must name these too.
+    selected = [path for path in also if named and not any(_holds(place, path) for place in named)]
     if test_ids is not None:
         arguments = _without_paths(arguments, paths)
         selected = _selection(test_ids)
@@ -107,6 +112,10 @@ def _pytest_argv(
     # One file that cannot be collected must not hide the others, nor the first failure the rest.
     complete = ("--continue-on-collection-errors", "--maxfail=0", "--rootdir=/workspace")
     return (python, "-m", "pytest", *arguments, *fixed, *complete, *options, *selected)
+
+
+def _holds(place: str, path: str) -> bool:
+    return PurePosixPath(place) in (PurePosixPath(path), *PurePosixPath(path).parents)
 
 
 def _without_paths(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:

@@ -49,7 +49,7 @@ async def test_every_instance_ends_in_one_of_four_outcomes(batch, tmp_path):
         "{",
         instance("b", problem_statement="the same id"),
         instance("nowhere"),
-        instance("fine"),
+        instance("fine", problem_statement=""),
         instance("wrong-ids") | {"repo": "./a", "FAIL_TO_PASS": ["tests/test_core.py::test_none"]},
         instance("wrong-commit") | {"repo": "./a", "base_commit": "f" * 40},
         instance("far") | {"repo": "http://127.0.0.1:9/x.git"},

@@ -98,6 +98,7 @@ async def test_the_record_tells_the_whole_story(run, tmp_path):
     assert set(record.seconds_by_stage) == {
         *(
             "prepare",
+            "reproduce",
             "scaffold",
             "localise",
             "pack",

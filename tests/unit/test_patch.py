@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.change import change_between
-from pipeline.patch import diff_of, make_patch, unified_diff
+from pipeline.patch import diff_of, make_patch, new_file_diff, unified_diff
 
 BASE = b"".join(b"line %d\n" % i for i in range(40))
 
@@ -53,6 +53,15 @@ def test_git_applies_the_diff_of_a_path_with_a_space(tmp_path):
 def test_non_utf8_lines_far_from_the_change_still_give_a_readable_diff():
     old = b"# \xe9\n" + BASE
     assert "+x\n" in unified_diff("m.py", old, old + b"x\n")
+
+
+@pytest.mark.parametrize("name", ["a.py", "tests/a b.py"])
+@pytest.mark.parametrize("data", [b"a\n", b"a\nb", b"# \xc3\xa9\n\nx\n"])
+def test_git_applies_the_diff_of_a_new_file(tmp_path, name, data):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    command = ["git", "-C", str(tmp_path), "apply", "--whitespace=nowarn", "-"]
+    subprocess.run(command, input=new_file_diff(name, data).encode(), check=True)
+    assert (tmp_path / name).read_bytes() == data
 
 
 def test_equal_files_have_an_empty_diff():

@@ -72,6 +72,23 @@ def test_a_command_that_cannot_be_run_is_refused(text):
         parse_test_command(text)
 
 
+@pytest.mark.parametrize(
+    ("command", "is_named"),
+    [
+        ("pytest", False),  # it collects everything
+        ("pytest -k x", False),
+        ("pytest tests", False),
+        ("pytest .", False),
+        ("pytest tests/test_a.py", True),
+        ("pytest tests/sub tests/test_a.py::test_x", True),
+    ],
+)
+def test_a_test_file_that_the_command_does_not_reach_is_named_beside_it(command, is_named):
+    new = "tests/test_issue.py"
+    assert (new in argv(command, also=(new,))) == is_named
+    assert argv(command, also=(new,), test_ids=[f"{new}::test_x"])[-1] == f"{new}::test_x"
+
+
 def test_pytest_runs_in_the_prepared_environment_and_writes_the_report():
     words = argv("pytest -q tests")
     assert words[:5] == ("/env/bin/python", "-m", "pytest", "-q", "tests")

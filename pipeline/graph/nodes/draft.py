@@ -17,7 +17,7 @@ from pipeline.draft.lines import quoted_line, replaced_line
 from pipeline.draft.prompt import STOP
 from pipeline.draft.source import read_source
 from pipeline.draft.syntax import program_fingerprint
-from pipeline.graph.routing import num_candidates, num_tokens
+from pipeline.graph.routing import num_tokens
 from pipeline.graph.state import Attempt, Drafted, Progress
 from pipeline.graph.toolbox import Toolbox
 from pipeline.patch import diff_of
@@ -178,7 +178,7 @@ def _allowance(tools: Toolbox, progress: Progress, max_tokens: int) -> int:
     """Return how many candidates this round may have; names the limit where there can be none."""
     limits, record = tools.task.limits, progress.record
     allowed = {
-        "num_candidates": limits.num_candidates - num_candidates(record),
+        "num_candidates": limits.num_candidates - len(record.completions),
         "num_tokens": (limits.num_tokens - num_tokens(record)) // max_tokens,
     }
     name = min(allowed, key=lambda name: allowed[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from pipeline.change import Change, apply_change, change_between, num_changed_lines
@@ -17,6 +18,7 @@ from pipeline.minimise import minimise
 from pipeline.patch import make_patch
 from pipeline.telemetry import Action
 
+_ADVISORY = "ADVISORY, by a test that was drafted from the issue and that nobody has confirmed: "
 _MAX_MINIMISE_TRIALS = 8  # each costs a run of the tests
 
 
@@ -25,11 +27,13 @@ async def select(tools: Toolbox, progress: Progress) -> None:
     ids = [entry.candidate.candidate_id for entry in resolved(progress)]
     winner = min(ids, key=lambda candidate_id: _size(tools, progress.drafted[candidate_id].change))
     change = await _minimised(tools, progress, _of_the_user(tools, progress.drafted[winner].change))
-    progress.record.patch = make_patch(winner, change, tools.exported.read_bytes)
+    patch = make_patch(winner, change, tools.exported.read_bytes)
+    progress.record.patch = replace(patch, is_advisory=progress.record.is_advisory)
     progress.record.status = "solved"
     risk = progress.candidate_record(winner).candidate.overfit_risk
     note = f"; read it with care: {risk}" if risk else ""
-    progress.record.reason = f"{winner} makes every target test pass and breaks none{note}"
+    advice = _ADVISORY if progress.record.is_advisory else ""
+    progress.record.reason = f"{advice}{winner} makes every target test pass and breaks none{note}"
     tools.say(Action.SOLVED, f"solved by {winner}", candidate_id=winner)
 
 
@@ -57,6 +61,8 @@ async def report(tools: Toolbox, progress: Progress) -> None:
     progress.record.finished_at = datetime.now(UTC)
     if progress.record.patch is not None:
         tools.folder.write_text("patch.diff", progress.record.patch.diff)
+    if progress.record.reproduction is not None and progress.record.reproduction.diff:
+        tools.folder.write_text("reproduction.diff", progress.record.reproduction.diff)
     if tools.outcomes is not None:
         await asyncio.to_thread(_keep_outcomes, tools, progress)
 
@@ -122,6 +128,8 @@ def _say_escalated(tools: Toolbox, progress: Progress) -> None:
 
 def _reason(tools: Toolbox, progress: Progress) -> str:
     record = progress.record
+    if record.baseline and not record.baseline.fail_to_pass and record.reproduction:
+        return record.reproduction.reason
     if not record.suspects:
         return "no function of the tree could be linked to the failing tests"
     tried = f"{num_candidates(record)} candidates in {len(record.rounds)} rounds, {_best(progress)}"

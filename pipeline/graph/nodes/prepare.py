@@ -94,7 +94,9 @@ async def _observe(tools: Toolbox, progress: Progress) -> _Seen:
     failures = (*hanging, *(case for case in report.cases if case.status in _BAD))
     passing, flaky = report.ids(TestStatus.PASSED), frozenset[str]()
     if not failures and not report.problem:
-        raise NothingToRepairError("every test passes already", hint="name the failing test's command")
+        if may_reproduce(tools):
+            return _Seen(report, (), passing, flaky)
+        raise NothingToRepairError("every test passes already", hint=_nothing_hint(tools.task))
     _require_start(report, failures, tools.paths)
     if not failures:  # a conftest that the code itself breaks: the command as a whole is the target
         failures = (_whole_command(report),)
@@ -104,12 +106,25 @@ async def _observe(tools: Toolbox, progress: Progress) -> _Seen:
         if flaky:
             tools.say(Action.WARNING, f"{len(flaky)} tests are flaky and are left out: {min(flaky)}, ...")
     failures = tuple(case for case in failures if case.test_id not in flaky)
-    if not failures:
+    if not failures and not may_reproduce(tools):
         raise NothingToRepairError(
             "the failing tests pass when they are run again: they are flaky",
             hint="name one that always fails",
         )
     return _Seen(report, failures, passing, flaky)
+
+
+def may_reproduce(tools: Toolbox) -> bool:
+    """Say whether a test may be drafted from the issue where no failing test belongs to it."""
+    task = tools.task
+    says_what = bool(task.statement.strip()) and not task.fail_to_pass
+    return says_what and task.kind == "fix" and tools.command.runner == "pytest"
+
+
+def _nothing_hint(task: Task) -> str:
+    if task.kind == "implement":
+        return "write a test that fails until it is there"
+    return "name the failing test's command, or say what is wrong with --issue"
 
 
 async def _run_past_hangs(tools: Toolbox, progress: Progress) -> tuple[TestReport, tuple[TestCase, ...]]:

@@ -42,12 +42,9 @@ async def _laid_further(tools: Toolbox, progress: Progress, turn: int) -> tuple[
     """Add stubs for what the tests miss now, and return what they are for; none where that helps nothing."""
     baseline, laid = progress.record.baseline, progress.laid
     assert baseline is not None
-    missing = find_missing(
-        tools.snapshot,
-        baseline.failures,
-        functions=tools.task.functions,
-        implements=tools.task.kind == "implement",
-    )
+    implements = tools.task.kind == "implement"
+    named = tools.task.functions if implements else ()  # else it must be there
+    missing = find_missing(tools.snapshot, baseline.failures, functions=named, implements=implements)
     files = scaffolded(tools.snapshot, missing)
     if not files:
         return ()
