@@ -19,6 +19,8 @@ def simulate_w8a8(network: nn.Module, int8_folder: Path) -> nn.Module:
             if f"{name}_scale" not in names:
                 continue
             linear = modules[name.removesuffix(".weight")]
+            if name == "lm_head.weight":  # else the embedding, which the two may share, would change with it
+                linear.weight = nn.Parameter(linear.weight.clone())
             linear.weight.copy_(file.get_tensor(name).float() * file.get_tensor(f"{name}_scale"))
             linear.register_forward_pre_hook(_quantise_input)
     return network

@@ -46,7 +46,7 @@ class CatalogueEntry:
     def estimated_bytes(self, dtype: Dtype) -> int:
         """Return how much disk the finished model takes, to within a few per cent."""
         if dtype == "int8":
-            return 4 * self.num_embedding_parameters + self.num_parameters - self.num_embedding_parameters
+            return 4 * self.num_embedding_parameters + self.num_parameters  # the head is written out as well
         return self.num_parameters * (2 if dtype == "bfloat16" else 4)
 
 

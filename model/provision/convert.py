@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from model.provision.catalogue import Dtype
 from model.provision.checkpoints import Checkpoint
 from model.provision.progress import OnProgress, Progress
-from model.provision.quantise import is_quantised, quantise_tensors, quantization_config
+from model.provision.quantise import (
+    EMBEDDING,
+    HEAD,
+    is_quantised,
+    quantise_tensors,
+    quantization_config,
+    untied,
+)
 from model.provision.tensors import write_safetensors
 
 if TYPE_CHECKING:
@@ -24,27 +31,37 @@ def convert(checkpoint: Checkpoint, folder: Path, dtype: Dtype, on_progress: OnP
     # Token ids only: the published sampling defaults (a repetition penalty among them) would change how a
     # server samples behind the caller's back.
     _write_json(folder / "generation_config.json", checkpoint.token_ids())
-    tensors = checkpoint.tensors()
-    converted = quantise_tensors(_cast(tensors, "float32")) if dtype == "int8" else _cast(tensors, dtype)
     write_safetensors(
-        folder / "model.safetensors", _counted(converted, converted_bytes(checkpoint, dtype), on_progress)
+        folder / "model.safetensors",
+        _counted(_converted(checkpoint, dtype), converted_bytes(checkpoint, dtype), on_progress),
     )
 
 
 def converted_bytes(checkpoint: Checkpoint, dtype: Dtype) -> int:
     """Return the size of the converted tensors, to within a thousandth (the scales are not counted)."""
     float_bytes = 2 if dtype == "bfloat16" else 4
+    counts = dict(checkpoint.num_elements())
+    if dtype == "int8":
+        counts.setdefault(HEAD, counts[EMBEDDING])
     return sum(
         count * (1 if dtype == "int8" and is_quantised(name) else float_bytes)
-        for name, count in checkpoint.num_elements().items()
+        for name, count in counts.items()
     )
+
+
+def _converted(checkpoint: Checkpoint, dtype: Dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    if dtype != "int8":
+        return _cast(checkpoint.tensors(), dtype)
+    tensors = _cast(checkpoint.tensors(), "float32")
+    return quantise_tensors(untied(tensors) if checkpoint.config.get("tie_word_embeddings") else tensors)
 
 
 def _config(config: dict[str, Any], dtype: Dtype) -> dict[str, Any]:
     dropped = ("torch_dtype", "_name_or_path", "_model_name_or_path")
     kept = {key: value for key, value in config.items() if key not in dropped}
     if dtype == "int8":
-        return kept | {"dtype": "float32", "quantization_config": quantization_config()}
+        layout = {"tie_word_embeddings": False, "quantization_config": quantization_config()}
+        return kept | {"dtype": "float32", **layout}
     return kept | {"dtype": dtype}
 
 

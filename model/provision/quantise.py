@@ -1,7 +1,8 @@
 """int8 W8A8, compressed-tensors layout: symmetric weights, rounded to nearest, one scale per output channel.
 
-Activations are quantised by the engine as it runs, with one scale per token; embeddings, norms, biases and
-lm_head stay in float.
+Activations are quantised by the engine as it runs, with one scale per token; embeddings, norms and biases stay
+in float. A head that is tied to the embedding is written out by itself: in a small model it is the largest
+matrix that each token reads, and as int8 it is a quarter of that.
 """
 
 from __future__ import annotations
@@ -13,6 +14,16 @@ if TYPE_CHECKING:
     import torch
 
 INT8_MAX = 127  # -128 is left unused, so that the range is symmetric
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+
+def untied(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every tensor in turn, and the embedding a second time, as the head."""
+    for name, tensor in tensors:
+        yield name, tensor
+        if name == EMBEDDING:
+            yield HEAD, tensor
 
 
 def quantise_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -27,8 +38,8 @@ def quantise_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tu
 
 
 def is_quantised(name: str) -> bool:
-    """Return whether the tensor is the weight of a linear layer inside a transformer block."""
-    return name.endswith("_proj.weight")
+    """Return whether the tensor is the weight of a linear layer inside a transformer block, or of the head."""
+    return name.endswith("_proj.weight") or name == HEAD
 
 
 def quantise_per_channel(weight_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,11 +61,11 @@ def quantization_config() -> dict[str, Any]:
         "quant_method": "compressed-tensors",
         "format": "int-quantized",
         "quantization_status": "compressed",
-        "ignore": ["lm_head"],
+        "ignore": [],
         "kv_cache_scheme": None,
         "config_groups": {
             "group_0": {
-                "targets": ["Linear"],
+                "targets": ["Linear", "re:.*lm_head$"],  # vLLM's head is no Linear
                 "weights": {**scheme, "strategy": "channel", "dynamic": False, "observer": "minmax"},
                 "input_activations": {**scheme, "strategy": "token", "dynamic": True, "observer": None},
                 "output_activations": None,

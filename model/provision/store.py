@@ -21,7 +21,7 @@ from model.provision.progress import OnProgress, Progress
 
 MANIFEST_NAME = "loopwright-model.json"
 # Raised whenever the same source would give other files: what is in the store is then made anew.
-CONVERSION_VERSION = 1
+CONVERSION_VERSION = 2
 _CHUNK_BYTES = 1 << 20
 
 

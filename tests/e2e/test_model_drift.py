@@ -50,9 +50,10 @@ def logits_of_sources(network, tokenizer):
 
 
 def test_int8_prefers_the_same_tokens_as_float32(float32_folder, int8_folder, tokenizer):
-    """Measured: on these 576 tokens, top-1 agreement 0.950, mean KL 0.0130 nats.
+    """Measured: on these 576 tokens, top-1 agreement 0.953, mean KL 0.0141 nats.
 
-    On 1920 tokens (five modules of 384): 0.963 and 0.0097; cross-entropy 1.639 in float32, 1.652 in int8.
+    With the head left in float32: 0.950 and 0.0130; then also on 1920 tokens (five modules of 384): 0.963 and
+    0.0097, cross-entropy 1.639 in float32, 1.652 in int8.
     """
     network = load(float32_folder)
     reference = logits_of_sources(network, tokenizer)
