@@ -22,7 +22,6 @@ from pipeline.unwritten import is_unwritten, says_unwritten
 _TRACEBACK, _CALLED, _NAMED, _CALLEE, _STATEMENT = 3.0, 2.0, 1.0, 0.75, 1.0
 _NOT_COVERED = 0.05  # factor: a function that no failing test ran is hardly the fault
 _UNWRITTEN = 10.0  # a function without a body that failing tests reach: nothing else can be said before it
-_REACHED = ("traceback", "called by", "run by")  # evidence that failing tests lead to a definition
 _MAX_SOURCE_BYTES = 1 << 20  # a larger file is generated or data
 
 
@@ -40,7 +39,7 @@ def localise(snapshot: Snapshot, evidence: Evidence, *, num_suspects: int) -> tu
     _add_names(board, snapshot, evidence, sources)
     _add_bm25(board, _query(snapshot, evidence), sources)
     _apply_coverage(board, evidence.covered)
-    _add_unwritten(board, sources, implements=evidence.implements)
+    _add_unwritten(board, sources, evidence)
     return board.ranked(num_suspects)
 
 
@@ -201,14 +200,23 @@ def _apply_coverage(board: _Board, covered: Mapping[str, frozenset[int]]) -> Non
             board.scores[definition] *= _NOT_COVERED
 
 
-def _add_unwritten(board: _Board, sources: Mapping[Definition, str], *, implements: bool) -> None:
-    """Put functions without a body first, where failing tests lead to them.
+def _add_unwritten(board: _Board, sources: Mapping[Definition, str], evidence: Evidence) -> None:
+    """Put functions without a body first, where failing tests run them.
 
     A body that is merely empty may be meant so: it counts where the task is to implement something.
     """
-    missing = is_unwritten if implements else says_unwritten
+    missing = is_unwritten if evidence.implements else says_unwritten
     for definition in board.corpus:
-        is_reached = any(reason.startswith(_REACHED) for reason in board.reasons[definition])
-        if is_reached and missing(sources[definition]):
+        if _is_run(definition, board.reasons[definition], evidence) and missing(sources[definition]):
             board.add(definition, _UNWRITTEN, "not written yet")
             board.unwritten.add(definition)
+
+
+def _is_run(definition: Definition, reasons: Sequence[str], evidence: Evidence) -> bool:
+    """Say whether a failing test runs it: the name alone may be that of a method which overrides it."""
+    if any(reason.startswith(("traceback", "run by")) for reason in reasons):
+        return True
+    # Of a docstring no line runs, and without coverage none can be told.
+    leaves_no_trace = definition.doc_end_line == definition.end_line or not evidence.covered
+    called = any(reason.startswith("called by") for reason in reasons)
+    return evidence.implements and leaves_no_trace and called

@@ -79,6 +79,14 @@ def test_with_json_bad_input_is_an_object_too():
     assert result["hint"]
 
 
+def test_implement_takes_what_fix_takes_and_says_what_it_cannot_use(repo):
+    done = CliRunner().invoke(app, ["implement", str(repo), "--function", "clamp"])
+    assert (done.exit_code, done.stdout) == (ExitCode.INPUT, "")
+    assert "--function 'clamp' does not say where" in done.stderr
+    assert CliRunner().invoke(app, ["implement", str(repo), "--depth", "9"]).exit_code == ExitCode.INPUT
+    assert "none.md" in CliRunner().invoke(app, ["implement", str(repo), "--spec", "none.md"]).stderr
+
+
 def test_a_negative_number_is_bad_usage(repo):
     assert fix(repo, "--rounds", "-1").exit_code == ExitCode.INPUT
 

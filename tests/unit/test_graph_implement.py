@@ -114,6 +114,8 @@ async def test_stubs_are_written_one_on_top_of_the_other_whatever_the_task_is_ca
     record, edges = await run(writer(clamp=CLAMP, shrink=SHRINK), kind=kind)
     assert record.status == "solved"
     assert {s.qualname for s in record.suspects if s.is_unwritten} == {"clamp", "shrink"}
+    told = any("not wrong but not written yet" in event.message for event in edges.events)
+    assert told == (kind == "fix")
     first, second = record.rounds
     assert {entry.candidate.suspect.qualname for entry in first.candidates} == {"clamp", "shrink"}
     assert second.footing  # shrink needs clamp

@@ -10,7 +10,7 @@ from pipeline.reproduce.choice import Kept, choose, grounding
 from pipeline.reproduce.example import find_example, new_test_path
 from pipeline.reproduce.judge import judge_reproduction
 from pipeline.reproduce.prompt import Subject, render_reproduction
-from pipeline.reproduce.relevance import speaks_of
+from pipeline.reproduce.relevance import names_of_code, speaks_of
 
 ISSUE = "`slugify('a  b')` returns 'a--b'; it should be 'a-b'. Empty text ends in a ValueError."
 TESTS = {
@@ -181,6 +181,13 @@ def test_of_equal_clusters_that_whose_values_the_issue_gives_is_chosen():
     tests = [kept("assert slugify('q') == 'z'", "one"), kept("assert slugify('a  b') == 'a-b'", "two")]
     assert "a-b" in choose(tests, ISSUE).draft.function
     assert grounding(tests[1].draft, ISSUE) == 1.0 > grounding(tests[0].draft, ISSUE)
+
+
+@pytest.mark.parametrize(
+    "text", ["A" * 500_000, "Aa" * 300_000, "a.a" * 300_000, "a_" * 300_000, "`" * 500_000]
+)
+def test_a_hostile_issue_is_read_in_no_time(text):
+    assert names_of_code(text + " `slugify`", {"slugify"}) == frozenset()  # it stands behind what is read
 
 
 @pytest.mark.parametrize(

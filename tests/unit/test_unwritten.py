@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.context.failures import Evidence
@@ -110,6 +112,16 @@ def test_a_function_that_says_so_is_the_first_suspect_and_an_empty_one_only_wher
     assert not any(suspect.is_unwritten for suspect in others)
     found = localise(tree, Evidence(failures=(FAILED,), implements=True), num_suspects=5)
     assert [s.qualname for s in found if s.is_unwritten] == ["clamp", "close"]
+
+
+def test_a_base_method_that_a_subclass_overrides_is_no_suspect_for_its_name_alone(tree):
+    slip = replace(
+        FAILED, details="tests/test_n.py:6: in test_clamp\nE   AssertionError", message="AssertionError"
+    )
+    ran = {"numbers_.py": frozenset({20, 21})}  # another function than the stub
+    for covered in ({}, ran):
+        found = localise(tree, Evidence(failures=(slip,), covered=covered), num_suspects=5)
+        assert not any(suspect.is_unwritten for suspect in found)
 
 
 async def count(texts):

@@ -35,6 +35,7 @@ async def localise(tools: Toolbox, progress: Progress) -> None:
     assert progress.record.baseline is not None
     progress.covered, _ = await covered_lines(tools, progress, progress.record.baseline.fail_to_pass)
     progress.record.suspects = await suspects_in(tools, progress)
+    _tell_unwritten(tools, progress.record.suspects)
     progress.arm_stats = await asyncio.to_thread(_arm_stats, tools, (await tools.generator.info()).model)
     progress.next_rung = next_rung(tools.task, tools.settings.planner, progress)
 
@@ -66,6 +67,12 @@ async def pack(tools: Toolbox, progress: Progress) -> None:
         num_packed += 1
         progress.bundles += [bundle] * len(prompts)
         progress.round.prompts += prompts
+
+
+def _tell_unwritten(tools: Toolbox, suspects: Sequence[Suspect]) -> None:
+    names = [f"{suspect.path}::{suspect.qualname}" for suspect in suspects if suspect.is_unwritten]
+    if names and tools.task.kind == "fix":
+        tools.say(Action.WARNING, f"not wrong but not written yet, and to be written: {', '.join(names)}")
 
 
 def _suspects_of(progress: Progress, rung: Rung) -> tuple[list[Suspect], int]:

@@ -76,7 +76,10 @@ class _Project:
             subjects.append(Subject(suspect.path, suspect.qualname, "\n".join(lines)))
         tests, names = dict[str, str](), set[str]()
         for path in snapshot.python_paths:
-            data = snapshot.read_bytes(path)
+            try:
+                data = snapshot.read_bytes(path)
+            except FileNotFoundError:
+                continue  # a link out of the tree
             if is_trusted(path):
                 tests[path] = data.decode("utf-8", "replace")
             elif not is_test_path(path):
