@@ -145,7 +145,7 @@ def _quiet() -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning about the future
     os.environ.setdefault("RAY_LOGGER_LEVEL", "ERROR")
-    # Ray's own 15 lets every other process of the machine go before the engine, which is what the user waits for.
+    # Ray's own 15 lets every other process of the machine go before the engine, which the user waits for.
     os.environ.setdefault("RAY_worker_niceness", "0")
 
 

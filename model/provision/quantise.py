@@ -1,8 +1,8 @@
 """int8 W8A8, compressed-tensors layout: symmetric weights, rounded to nearest, one scale per output channel.
 
-Activations are quantised by the engine as it runs, with one scale per token; embeddings, norms and biases stay
-in float. A head that is tied to the embedding is written out by itself: in a small model it is the largest
-matrix that each token reads, and as int8 it is a quarter of that.
+Activations are quantised by the engine as it runs, with one scale per token; embeddings, norms and biases
+stay in float. A head that is tied to the embedding is written out by itself: in a small model it is the
+largest matrix that each token reads, and as int8 it is a quarter of that.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def quantise_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tu
 
 
 def is_quantised(name: str) -> bool:
-    """Return whether the tensor is the weight of a linear layer inside a transformer block, or of the head."""
+    """Return whether the tensor is the weight of a linear layer in a transformer block, or of the head."""
     return name.endswith("_proj.weight") or name == HEAD
 
 

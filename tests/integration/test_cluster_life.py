@@ -97,7 +97,9 @@ def test_a_warm_engine_is_started_once_found_by_others_and_ended_wholly(home):
     state = json.loads(first.stdout)
     assert state["health"] == "ready"
     assert _listens_only_locally(home.running())
-    assert {process.nice() for process in home.running()} == {psutil.Process().nice()}  # Ray would put it last
+    assert {process.nice() for process in home.running()} == {
+        psutil.Process().nice()
+    }  # Ray would put it last
 
     again = home.run("up", "--json")
     assert json.loads(again.stdout)["pid"] == state["pid"]

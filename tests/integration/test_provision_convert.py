@@ -223,7 +223,9 @@ def int8_folder(tiny, tmp_path_factory):
 
 def test_int8_keeps_embeddings_norms_and_biases_in_float(int8_folder):
     for name, tensor in load_file(int8_folder / "model.safetensors").items():
-        assert (tensor.dtype == torch.int8) == (name.endswith("_proj.weight") or name == "lm_head.weight"), name
+        assert (tensor.dtype == torch.int8) == (name.endswith("_proj.weight") or name == "lm_head.weight"), (
+            name
+        )
 
 
 def test_int8_drifts_little_from_float32(tiny, int8_folder):
