@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Literal
 
@@ -81,12 +82,13 @@ class _Search:
 
     def asked_for_by(self, case: TestCase) -> Iterator[Missing]:
         text = case.message if "Error" in case.message else case.details
-        tests = [case.test_id.partition("::")[0]]
         places = [path for path, _ in frames(case.details, self.snapshot)]
+        tests = list(dict.fromkeys([case.test_id.partition("::")[0], *filter(is_test_path, places)]))
         in_test = bool(places) and is_test_path(places[-1])
         if match := _IMPORT.search(text):
             yield from self.missing(match[2], "", match[1], tests)
-            yield from self._imported_in_vain(tests[0])
+            for path in tests:
+                yield from self._imported_in_vain(path)
         elif (match := _MODULE.search(text)) and (in_test or self.implements):
             yield from self.missing(self._module_path(match[1]), "", match[2], tests)
         elif (match := _OBJECT.search(text)) and (in_test or self.implements):
@@ -108,6 +110,8 @@ class _Search:
         kind = usage.kind_in_class(owner) if owner else usage.kind
         if kind is None or (owner and not self._may_grow(path, owner)):
             return
+        if kind == "property" and not self.implements and _is_set_in(module, name):
+            return  # an attribute that is not set, or under a misspelled name: a slip of the code
         home = "" if owner else self._home(path, module, usage)
         used = tuple(sorted(usage.names & _bound(self._read(home or path) or module, owner)))
         yield Missing(
@@ -269,6 +273,13 @@ def _bound(module: ast.Module, owner: str) -> frozenset[str]:
         body = getattr(scope, "body", [])
         scope = next((n for n in body if isinstance(n, ast.ClassDef) and n.name == part), None)
     return frozenset(_names_bound_in(scope)) if scope else frozenset()
+
+
+def _is_set_in(module: ast.Module, name: str) -> bool:
+    """Say whether code assigns to an attribute of this name, or of one much like it."""
+    nodes = (node for node in ast.walk(module) if isinstance(node, ast.Attribute))
+    names = {node.attr for node in nodes if isinstance(node.ctx, ast.Store)}
+    return bool(get_close_matches(name, names, n=1, cutoff=0.8))
 
 
 def _names_bound_in(scope: ast.AST) -> Iterator[str]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from pipeline.config import Rung
+from pipeline.core import CapturedStream, Outcome, SandboxResult
 from pipeline.graph.run import run_task
 from pipeline.runs import RunFolder
 from pipeline.testing import ScriptedGenerator
@@ -95,12 +96,22 @@ def writer(**answers: str) -> ScriptedGenerator:
     return ScriptedGenerator(reply=reply)
 
 
+def broken_or(result: SandboxResult, output: str) -> SandboxResult:
+    if b"<testcase" in result.collected["junit.xml"]:
+        return result
+    stream = CapturedStream(head=output.encode(), num_bytes=len(output))
+    return SandboxResult(outcome=Outcome.EXITED, exit_code=4, stderr=stream)
+
+
 @pytest.fixture
 def run(tmp_path):
-    async def call(generator, *, files=FILES, ladder=None, **task):
+    async def call(generator, *, files=FILES, ladder=None, reporter=calculated, output="", **task):
         repo = make_repository(tmp_path / "repo", files)
         ladder = ladder or (Rung(strategy="line", num_candidates=8, num_suspects=1),) * 3
-        edges = Edges(generator, sandbox=played(calculated), settings=settings_with(ladder))
+        edges = Edges(generator, sandbox=played(reporter), settings=settings_with(ladder))
+        inner = edges.sandbox.respond
+        if output:  # of a run that never got as far as a test
+            edges.sandbox.respond = lambda request: broken_or(inner(request), output)
         record = await run_task(
             make_task(repo, **task), RunFolder(tmp_path / "run"), edges.dependencies(tmp_path)
         )
@@ -174,6 +185,35 @@ async def test_functions_that_only_the_tests_know_are_added(run, tmp_path):
     assert "#   clamp(12, 0, 7)" in prompt.messages[-1].content
     told = [event.message for event in edges.events]
     assert any("do not exist yet and are to be written" in message for message in told)
+
+
+async def test_what_a_test_imports_from_other_tests_gets_no_stub(run):
+    place = "'tests.tools' (/workspace/tests/tools.py)"
+    sandbox = {TEST: f"ImportError: cannot import name 'helper' from {place}"}
+    files = {**FILES, "tests/tools.py": "x = 1\n"}
+    record, _ = await run(writer(), files=files, reporter=lambda *_: sandbox)
+    assert record.scaffold is None
+
+
+async def test_a_conftest_that_asks_for_what_is_not_there_has_a_result_for_each_test_then(run):
+    def reporter(files, request):
+        if b"def clamp" in files[MODULE]:
+            return calculated({**files, TEST: FILES[TEST].encode()}, request)
+        return {}
+
+    place = f"'calc.core' (/workspace/{MODULE})"
+    output = (
+        "ImportError while loading conftest '/workspace/tests/conftest.py'.\n"
+        f"tests/conftest.py:1: in <module>\nE   ImportError: cannot import name 'clamp' from {place}"
+    )
+    files = {**FILES, MODULE: STUBS.replace("def clamp", "def _clamp"), "tests/conftest.py": ""}
+    record, _ = await run(
+        writer(clamp=NEW_CLAMP, shrink=SHRINK), files=files, reporter=reporter, output=output
+    )
+    assert record.scaffold.baseline.fail_to_pass == ["command"]
+    assert record.scaffold.added == [f"{MODULE}::clamp"]
+    assert f"{TEST}::test_clamp" in record.baseline.fail_to_pass
+    assert record.status == "solved"
 
 
 async def test_what_stays_unwritten_leaves_no_patch(run):

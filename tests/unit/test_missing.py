@@ -113,6 +113,10 @@ def test_what_is_missing_is_told_by_the_exception_and_its_kind_by_the_tests(
         ("b.size()", failed("AttributeError: 'NoneType' object has no attribute 'size'")),
         ("b.size()", failed("AttributeError: 'Nowhere' object has no attribute 'size'")),
         ("b.size()", failed("AttributeError: 'Box' object has no attribute '__len__'")),
+        (
+            "assert Box([]).itemz == []",
+            failed("AttributeError: 'Box' object has no attribute 'itemz'"),  # much like items: a slip
+        ),
         ("first()", failed("NameError: name 'extra' is not defined", place="pkg/core.py")),
         ("from pkg.core import extra\nextra()", failed("ImportError: cannot import name 'extra' from 'os'")),
         ("from pkg.core import extra\nextra()", failed("AssertionError: assert 1 == 2")),

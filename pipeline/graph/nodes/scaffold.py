@@ -14,6 +14,7 @@ from pipeline.graph.toolbox import Toolbox, require_sandbox
 from pipeline.patch import diff_of
 from pipeline.runs import BaselineRecord, ScaffoldRecord
 from pipeline.telemetry import Action
+from pipeline.testrun import COMMAND_ID, is_trusted
 
 _MAX_TURNS = 4  # behind one missing definition another may show
 _BAD = (TestStatus.FAILED, TestStatus.ERROR)
@@ -45,6 +46,7 @@ async def _laid_further(tools: Toolbox, progress: Progress, turn: int) -> tuple[
     implements = tools.task.kind == "implement"
     named = tools.task.functions if implements else ()  # else it must be there
     missing = find_missing(tools.snapshot, baseline.failures, functions=named, implements=implements)
+    missing = tuple(one for one in missing if not is_trusted(one.path))  # no draft may change a test
     files = scaffolded(tools.snapshot, missing)
     if not files:
         return ()
@@ -78,7 +80,7 @@ def _refined(baseline: BaselineRecord, report: TestReport, flaky: Collection[str
         return None
     failing, passing = list[str](), list[str]()
     for target in baseline.fail_to_pass:
-        inside = [test_id for test_id in statuses if means(target, test_id)]
+        inside = [test_id for test_id in statuses if target == COMMAND_ID or means(target, test_id)]
         failing += [test_id for test_id in inside if statuses[test_id] in _BAD] if inside else [target]
         passing += [test_id for test_id in inside if statuses[test_id] is TestStatus.PASSED]
     failures = [case for case in report.cases if case.test_id in failing]
