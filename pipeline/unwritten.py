@@ -10,7 +10,9 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 _TODO = re.compile(r"#.*\b(TODO|FIXME)\b")
 _SAYS_SO = re.compile(r"\b(TODO|FIXME|NotImplementedError)\b")
-_MEANT_EMPTY = frozenset({"abstractmethod", "overload"})
+_MEANT_EMPTY = frozenset(
+    {"abstractmethod", "abstractproperty", "abstractclassmethod", "abstractstaticmethod", "overload"}
+)
 _PARSE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 

@@ -5,6 +5,7 @@ This is the deterministic tier with a flat reading of the tree; recursive tiers 
 
 from __future__ import annotations
 
+import builtins
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -22,6 +23,7 @@ from pipeline.unwritten import is_unwritten, says_unwritten
 _TRACEBACK, _CALLED, _NAMED, _CALLEE, _STATEMENT = 3.0, 2.0, 1.0, 0.75, 1.0
 _NOT_COVERED = 0.05  # factor: a function that no failing test ran is hardly the fault
 _UNWRITTEN = 10.0  # a function without a body that failing tests reach: nothing else can be said before it
+_BUILTINS = frozenset(dir(builtins))
 _MAX_SOURCE_BYTES = 1 << 20  # a larger file is generated or data
 
 
@@ -218,5 +220,6 @@ def _is_run(definition: Definition, reasons: Sequence[str], evidence: Evidence) 
         return True
     # Of a docstring no line runs, and without coverage none can be told.
     leaves_no_trace = definition.doc_end_line == definition.end_line or not evidence.covered
+    leaves_no_trace = leaves_no_trace and definition.name not in _BUILTINS  # `len` is hardly this one
     called = any(reason.startswith("called by") for reason in reasons)
     return evidence.implements and leaves_no_trace and called

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Literal
 
 from pipeline.context.failures import frames, is_test_path
+from pipeline.context.signature import OPEN, parameters_of
 from pipeline.context.symbols import definitions, source_lines
 from pipeline.core import TestCase
 from pipeline.snapshot import Snapshot
@@ -45,6 +46,7 @@ class Missing:
     name: str
     kind: Kind
     calls: tuple[str, ...] = ()  # how the tests call it, as code
+    parameters: str = OPEN  # what it must take for that, as code; without self
     beside: tuple[str, ...] = ()  # definitions of the module that the same tests use
     exported_by: str = ""  # the package file that must import it, where tests import it from there
 
@@ -104,7 +106,7 @@ class _Search:
 
         `is_told`: an exception says that it is not there, whatever a star import or __getattr__ may bring.
         """
-        module, usage = self._read(path), _Usage(name, [self._read(user) for user in users])
+        module, usage = self._read(path), self._usage(name, users)
         if module is None or _bound(module, owner) & ({name} if is_told else {name, "*", "__getattr__"}):
             return
         kind = usage.kind_in_class(owner) if owner else usage.kind
@@ -120,9 +122,19 @@ class _Search:
             name=name,
             kind=kind,
             calls=usage.calls,
+            parameters=usage.parameters,
             beside=used,
             exported_by=path if home else "",
         )
+
+    def _usage(self, name: str, users: Sequence[str]) -> _Usage:
+        """Return how these files use the name; where none calls it, how all tests do."""
+        usage = _Usage(name, [self._read(user) for user in users])
+        if usage.calls:
+            return usage
+        tests = [path for path in self.snapshot.python_paths if is_test_path(path)]
+        named = [path for path in tests if name.encode() in self._data(path)]
+        return _Usage(name, [self._read(path) for path in dict.fromkeys([*users, *named])])
 
     def _imported_in_vain(self, test_path: str) -> Iterator[Missing]:
         """Yield all names that the test file imports in vain: the exception names but the first."""
@@ -211,6 +223,11 @@ class _Usage:
         """The calls of the name as code, the shortest first."""
         found = dict.fromkeys(ast.unparse(node) for node in self._calls)
         return tuple(sorted((text for text in found if len(text) <= _MAX_CALL_CHARS), key=len)[:_MAX_CALLS])
+
+    @property
+    def parameters(self) -> str:
+        """What a function of that name must take, as code."""
+        return parameters_of(self._calls)
 
     @property
     def kind(self) -> Kind | None:

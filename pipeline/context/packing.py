@@ -19,7 +19,7 @@ from pipeline.context.symbols import (
     module_statements,
     source_lines,
 )
-from pipeline.core import ContextBundle, Suspect
+from pipeline.core import ContextBundle, Suspect, TestCase
 from pipeline.exceptions import LimitReachedError
 from pipeline.snapshot import Snapshot
 from pipeline.unwritten import has_open_signature, is_unwritten
@@ -28,6 +28,7 @@ CountTexts = Callable[[Sequence[str]], Awaitable[list[int]]]
 
 _MAX_TESTS = 2  # a second failing test often shows the pattern; a third rarely adds to it
 _MAX_RELATED = 6
+_MAX_EXAMPLES, _MAX_EXAMPLE_LINES = 2, 30
 _MIN_PART_TOKENS = 24  # less than this of a part is noise
 
 
@@ -51,8 +52,8 @@ async def pack(
     # In the order of their use: what is cut first stands last.
     parts = [
         _statements_at_hand(source) if suspect.is_unwritten else _used_statements(source, definition),
-        "\n\n".join(dict.fromkeys(excerpt(case) for case in evidence.failures[:_MAX_TESTS])),
-        *_failing_tests(snapshot, evidence),
+        "\n\n".join(dict.fromkeys(excerpt(case) for case in _telling_failures(suspect, evidence))),
+        *_failing_tests(snapshot, evidence, suspect),
         _enclosing(source, suspect),
         *related,
     ]
@@ -140,9 +141,23 @@ def _statements_at_hand(source: _Source) -> str:
     return "\n".join(source.text(s.start_line, s.end_line) for s in found)
 
 
-def _failing_tests(snapshot: Snapshot, evidence: Evidence) -> list[str]:
+def _telling_failures(suspect: Suspect, evidence: Evidence) -> Sequence[TestCase]:
+    """Return the failures that say more than that something is not written."""
+    cases = evidence.failures
+    if suspect.is_unwritten:
+        cases = tuple(case for case in cases if not case.message.startswith("NotImplementedError"))
+    return cases[:_MAX_TESTS]
+
+
+def _failing_tests(snapshot: Snapshot, evidence: Evidence, suspect: Suspect) -> list[str]:
     found = (definition_of_test(case.test_id, snapshot) for case in evidence.failures)
-    tests = [definition for definition in dict.fromkeys(found) if definition is not None][:_MAX_TESTS]
+    tests = [definition for definition in dict.fromkeys(found) if definition is not None]
+    if suspect.is_unwritten:
+        # What is not written yet is told by its own tests alone, and by all that they are given.
+        texts = [_Source.read(snapshot, test.path).of(test) for test in tests]
+        name = suspect.qualname.rpartition(".")[2]
+        return sorted(texts, key=lambda text: name not in identifiers(text))[:_MAX_TESTS]
+    tests = tests[:_MAX_TESTS]
     # No decorators: a table of parameters would crowd out the test; the failure names the one that failed.
     return [_Source.read(snapshot, test.path).text(test.def_line, test.end_line) for test in tests]
 
@@ -171,9 +186,18 @@ def _related(snapshot: Snapshot, source: _Source, suspect: Suspect, definition: 
     found += _callees_elsewhere(snapshot, suspect.path, called - {d.name for d in callees})
     neighbours = [d for d in source.definitions if d.kind == "function" and d not in callees]
     neighbours.sort(key=lambda d: abs(d.start_line - suspect.start_line))
-    beside = [source.of(d) for d in neighbours if d.start_line != suspect.start_line]
-    found += [text for text in beside if not (suspect.is_unwritten and is_unwritten(text))]
+    if suspect.is_unwritten:
+        return _examples(source, neighbours, suspect)
+    found += [source.of(d) for d in neighbours if d.start_line != suspect.start_line]
     return list(dict.fromkeys(found))[:_MAX_RELATED]
+
+
+def _examples(source: _Source, neighbours: Iterable[Definition], suspect: Suspect) -> list[str]:
+    """Return the nearest short definitions of the same scope: the style of what is yet to be written."""
+    parent = suspect.qualname.rpartition(".")[0]
+    texts = [source.of(d) for d in neighbours if d.parent == parent and d.start_line != suspect.start_line]
+    written = [text for text in texts if not is_unwritten(text)]
+    return [text for text in written if text.count("\n") < _MAX_EXAMPLE_LINES][:_MAX_EXAMPLES]
 
 
 def _callees_elsewhere(snapshot: Snapshot, path: str, called: Iterable[str]) -> list[str]:

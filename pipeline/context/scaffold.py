@@ -12,11 +12,11 @@ from pipeline.snapshot import Snapshot
 
 _PARSE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError)
 _HEADS: dict[Kind, str] = {
-    "function": "def {name}(*args, **kwargs):",
-    "async function": "async def {name}(*args, **kwargs):",
-    "method": "def {name}(self, *args, **kwargs):",
-    "async method": "async def {name}(self, *args, **kwargs):",
-    "classmethod": "@classmethod\ndef {name}(cls, *args, **kwargs):",
+    "function": "def {name}({parameters}):",
+    "async function": "async def {name}({parameters}):",
+    "method": "def {name}(self, {parameters}):",
+    "async method": "async def {name}(self, {parameters}):",
+    "classmethod": "@classmethod\ndef {name}(cls, {parameters}):",
     "property": "@property\ndef {name}(self):",
     "class": "class {name}:",
     "error": "class {name}(Exception):",
@@ -42,7 +42,8 @@ def scaffolded(snapshot: Snapshot, missing: Sequence[Missing]) -> dict[str, byte
 def stub(missing: Missing, indent: str = "") -> str:
     """Return the text of a definition without a body, with blank lines before it."""
     step = "\t" if "\t" in indent else "    "
-    head = _HEADS[missing.kind].format(name=missing.name).split("\n")
+    head = _HEADS[missing.kind].format(name=missing.name, parameters=missing.parameters)
+    heads = head.replace(", )", ")").split("\n")
     called = (
         ["# TODO: it is called as", *(f"#   {call}" for call in missing.calls)]
         if missing.calls
@@ -52,7 +53,7 @@ def stub(missing: Missing, indent: str = "") -> str:
         "error": ["pass"],
         "class": [*called, "pass"],
     }.get(missing.kind, [*called, "raise NotImplementedError"])
-    lines = [*head, *(step + line for line in body)]
+    lines = [*heads, *(step + line for line in body)]
     blank = "\n" if missing.owner else "\n\n"
     text = blank + "".join(f"{indent}{line}\n" for line in lines)
     return text.encode("ascii", "backslashreplace").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ DIFF_FENCE = "```diff\n"  # an answer that begins with it is read as a diff firs
 Style = Literal["whole", "blocks", "diff"]
 STOP = ("\n```",)  # a fence inside a docstring is indented, so it does not stop
 _MAX_STATEMENT_CHARS = 2000
+_CALL = re.compile(r"^\s*#   (\S.*)$", re.MULTILINE)  # as the stub of a missing definition tells them
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ def render_prompt(
             path=bundle.suspect.path,
             imports=bundle.imports.strip("\n"),
             enclosing=bundle.enclosing.strip("\n"),
-            definition=_shown(bundle.definition, style).rstrip(),
+            definition=_shown(bundle, style, header).rstrip(),
+            calls=_CALL.findall(bundle.definition) if bundle.suspect.is_unwritten else [],
             related=[text.strip("\n") for text in bundle.related],
             failing_tests=[text.strip("\n") for text in bundle.failing_tests],
             failure=bundle.failure.strip("\n"),
@@ -76,9 +79,12 @@ def render_prompt(
     return Prompt(messages, prefill=prefill)
 
 
-def _shown(definition: str, style: Style) -> str:
-    # What is to be quoted must be shown as it stands.
-    return dedent(definition) if style == "whole" else definition
+def _shown(bundle: ContextBundle, style: Style, header: str) -> str:
+    if style != "whole":
+        return bundle.definition  # what is to be quoted must be shown as it stands
+    if bundle.suspect.is_unwritten and header:  # a small model would copy what stands for the body
+        return f"{header}..." if header.endswith(("(", ",")) else header
+    return dedent(bundle.definition)
 
 
 def _prefill(bundle: ContextBundle, style: Style, header: str) -> str:

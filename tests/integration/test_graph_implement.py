@@ -74,9 +74,9 @@ FILES = {
 }
 ANSWERS = {
     "push": "\n    self.items.append(item)\n```",
-    "pop": "):\n    if not self.items:\n        raise EmptyError\n    return self.items.pop()\n```",
+    "pop": "\n    if not self.items:\n        raise EmptyError\n    return self.items.pop()\n```",
     "size": "\n    return len(self.items)\n```",
-    "total": "values):\n    return math.fsum(values)\n```",
+    "total": "\n    return math.fsum(items)\n```",
 }
 
 
@@ -118,8 +118,8 @@ async def test_a_stub_a_method_a_property_a_function_and_an_error_are_written_to
 
 async def test_hostile_answers_write_nothing_and_break_nothing(tmp_path):
     hostile = [
-        "):\n    import os\n    os._exit(0)\n```",
-        "*a):\n    open('/workspace/tests/test_shop.py', 'w').write('def test_push(): pass')\n```",
+        "\n    import os\n    os._exit(0)\n```",
+        "\n    open('/workspace/tests/test_shop.py', 'w').write('def test_push(): pass')\n```",
         "\x00" * 50,
         "```python\nclass Stack:\n    pass\n```",
     ]

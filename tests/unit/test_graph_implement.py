@@ -165,8 +165,8 @@ async def test_rubbish_ends_in_an_unsolved_run_with_reasons(run):
 # ---------------------------------------------------------------- definitions that are not there
 
 ABSENT = {**FILES, MODULE: '"""Numbers."""\n\n\ndef double(value):\n    return value * 2\n'}
-NEW_CLAMP = "value, low, high):\n    return max(low, min(value, high))\n```"
-NEW_SHRINK = "values, low, high):\n    return [clamp(value, low, high) for value in values]\n```"
+NEW_CLAMP = "\n    return max(value2, min(value, value3))\n```"
+NEW_SHRINK = "\n    return [clamp(item, low, high) for item in items]\n```"
 
 
 async def test_functions_that_only_the_tests_know_are_added(run, tmp_path):
@@ -180,9 +180,12 @@ async def test_functions_that_only_the_tests_know_are_added(run, tmp_path):
     git_apply(tmp_path / "repo", record.patch.diff)
     written = (tmp_path / "repo" / MODULE).read_text()
     assert "TODO" not in written
-    assert written.startswith(ABSENT[MODULE] + "\n\ndef clamp(value, low, high):")
-    [prompt] = [p for p in edges.generator.calls[0][0] if p.prefill == "```python\ndef clamp("]
-    assert "#   clamp(12, 0, 7)" in prompt.messages[-1].content
+    assert written.startswith(ABSENT[MODULE] + "\n\ndef clamp(value, value2, value3):")
+    [prompt] = [p for p in edges.generator.calls[0][0] if p.prefill.startswith("```python\ndef clamp(")]
+    assert prompt.prefill == "```python\ndef clamp(value, value2, value3):"
+    text = prompt.messages[-1].content
+    assert "clamp(12, 0, 7)\nclamp(-1, 0, 7)\n" in text
+    assert "NotImplementedError" not in text  # a small model would copy it
     told = [event.message for event in edges.events]
     assert any("do not exist yet and are to be written" in message for message in told)
 

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.context.missing import find_missing
 from pipeline.context.scaffold import scaffolded
+from pipeline.context.signature import parameters_of
 from pipeline.core import TestCase, TestStatus
 from pipeline.snapshot import Snapshot
 
@@ -145,7 +146,7 @@ def test_what_tests_import_from_a_package_is_written_beside_what_they_import_oth
     assert [one.path for one in found] == ["pkg/core.py"]
     assert files["pkg/__init__.py"].decode() == "from .core import first, last\nfrom .core import extra\n"
     lines = files["pkg/core.py"].decode().splitlines()
-    assert lines.index("def extra(*args, **kwargs):") == lines.index("def first(x):") + 4  # behind its user's
+    assert lines.index("def extra(value):") == lines.index("def first(x):") + 4  # behind its user's
 
 
 def test_a_name_that_the_code_itself_lacks_counts_where_the_task_is_to_implement_it(tmp_path):
@@ -174,10 +175,39 @@ def test_line_ends_tabs_and_a_missing_last_newline_are_kept(tmp_path):
     (tmp_path / "pkg/core.py").write_bytes(code.encode())
     found = find_missing(snapshot, [failed("AttributeError: 'Box' object has no attribute 'size'")])
     done = scaffolded(snapshot, found)["pkg/core.py"]
-    assert done.startswith(code.encode() + b"\n\r\n\tdef size(self, *args, **kwargs):\r\n\t\t# TODO")
+    assert done.startswith(code.encode() + b"\n\r\n\tdef size(self, text):\r\n\t\t# TODO")
     assert b"\\xdf" in done
 
 
 def test_a_module_that_does_not_parse_takes_no_stub(tmp_path):
     snapshot = tree(tmp_path, "from pkg.core import extra\nextra()", **{"pkg/core.py": "def (:\n"})
     assert scaffolded(snapshot, find_missing(snapshot, [failed(CANNOT.format("extra"))])) == {}
+
+
+@pytest.mark.parametrize(
+    ("calls", "parameters"),
+    [
+        (["f()"], ""),
+        (["f(1)", "f('a')"], "value"),
+        (["f('a')", "f('b')"], "text"),
+        (["f(text, 2)"], "text, value"),
+        (["f(x, x)"], "x, x2"),
+        (["f([1], {}, lambda x: x, b'', True, g())"], "items, mapping, function, data, flag, value"),
+        (["f(1, 2, 3)", "f(1, low=2)", "f(1, high=3)"], "value, low=None, high=None"),
+        (["f(1)", "f(1, 2)"], "value, value2=None"),
+        (["f(1)", "f(1, 2, 3)"], "value, *args"),
+        (["f([1], key=len)"], "items, key"),
+        (["f([1], key=len)", "f([1])"], "items, key=None"),
+        (["f(*x)"], "*args, **kwargs"),
+        (["f(**x)", "f(1)"], "value"),
+        ([], "*args, **kwargs"),
+    ],
+)
+def test_the_parameters_are_those_that_all_calls_can_give(calls, parameters):
+    nodes = [ast.parse(call, mode="eval").body for call in calls]
+    assert parameters_of(nodes) == parameters
+    module: dict[str, object] = {}
+    exec(f"def f({parameters}): pass", module)
+    for call in calls:
+        if "x" not in call:
+            eval(call, module | {"g": int})

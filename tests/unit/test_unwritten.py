@@ -43,7 +43,9 @@ def test_a_body_tells_whether_it_is_written(body, empty, says):
     assert is_unwritten(inside) == empty
 
 
-@pytest.mark.parametrize("mark", ["abstractmethod", "abc.abstractmethod", "overload", "typing.overload"])
+@pytest.mark.parametrize(
+    "mark", ["abstractmethod", "abstractproperty", "abc.abstractmethod", "overload", "typing.overload"]
+)
 def test_what_is_meant_to_be_empty_is_complete(mark):
     assert not is_unwritten(f"@{mark}\ndef f(a):\n    raise NotImplementedError\n")
 
@@ -144,9 +146,11 @@ async def test_the_prompt_for_it_shows_specification_test_neighbours_and_what_ma
         "assert clamp(12, 0, 7) == 7",
         "Code beside it",
         "def halve(value):",
+        '\n    """Return the value held between low and high."""\n```',
     ):
         assert part in text
     assert "TABLE" not in text
+    assert "NotImplementedError" not in text  # a small model would copy it
     assert prompt.prefill.endswith(
         'clamp(value, low, high):\n    """Return the value held between low and high."""'
     )

@@ -66,10 +66,22 @@ async def stack(tools: Toolbox, progress: Progress) -> None:
         candidate_id=best.candidate_id, change=best.change, failures=failures, covered=covered
     )
     progress.footing.suspects = await suspects_in(tools, progress)
+    if _is_half_written(progress):
+        progress.footing = None
+        return
     tools.say(
         Action.PROGRESS,
         f"going on from {best.candidate_id}, which repairs {len(best.fixed)} tests and leaves {len(left)}",
         stage="stack",
+    )
+
+
+def _is_half_written(progress: Progress) -> bool:
+    """Say whether all is written there and some of it is wrong: a fresh draft is better than a mended one."""
+    assert progress.footing is not None
+    suspects = progress.record.suspects
+    return any(s.is_unwritten for s in suspects) and not any(
+        s.is_unwritten for s in progress.footing.suspects
     )
 
 
