@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from pipeline import stats
 from pipeline.bench.recipe import injected
+from pipeline.bench.score import Score
 from pipeline.compare import COSTS, Batch, Result
 from pipeline.core import Task
 from pipeline.stats import RECALL_AT, SOLVED_AT, Estimate
@@ -42,6 +43,16 @@ class Against:
     p_value: float  # exact McNemar
     solved: Estimate  # difference of the shares
     costs: Mapping[str, Estimate] = field(default_factory=dict)  # differences per task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverFit:
+    """What patches that pass the visible tests are worth by those that were held back."""
+
+    num_solved: int  # by the visible tests
+    num_checked: int  # of them, those with tests held back
+    num_over_fit: int  # of these, those that fail one
+    rate: Estimate  # num_over_fit / num_checked
 
 
 def figures(batch: Batch, tasks: Sequence[Task], *, has_own_search: bool, seed: int = 0) -> Figures:
@@ -83,6 +94,17 @@ def against(batch: Batch, baseline: Batch, *, seed: int = 0) -> Against | None:
         p_value=found.p_value,
         solved=found.solved.difference,
         costs={name: found.per_task[name].difference for name in COSTS},
+    )
+
+
+def over_fit(batch: Batch, scores: Sequence[Score], *, seed: int = 0) -> OverFit:
+    """Return the over-fit rate of a batch; `scores` are of its patches that have tests held back."""
+    failing = [float(not score.resolved) for score in scores]
+    return OverFit(
+        num_solved=sum(result.is_solved for result in batch.results.values()),
+        num_checked=len(failing),
+        num_over_fit=int(sum(failing)),
+        rate=stats.mean(failing, seed=seed),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.bench.measure import Against, Figures
+from pipeline.bench.measure import Against, Figures, OverFit
 from pipeline.bench.variants import Variant
 from pipeline.compare import COSTS
 from pipeline.stats import RECALL_AT, SOLVED_AT, Estimate, json_ready
@@ -20,6 +20,7 @@ class Measured:
     variant: Variant
     figures: Figures
     against: Against | None  # the baseline; None for itself
+    over_fit: OverFit | None = None  # None where the search saw all tests
 
 
 def report_json(measured: Mapping[str, Measured], conditions: Mapping[str, Any]) -> str:
@@ -29,6 +30,7 @@ def report_json(measured: Mapping[str, Measured], conditions: Mapping[str, Any])
             "variant": one.variant.model_dump(),
             "figures": asdict(one.figures),
             "against_baseline": asdict(one.against) if one.against else None,
+            "over_fit": asdict(one.over_fit) if one.over_fit else None,
         }
         for name, one in measured.items()
     }
@@ -47,6 +49,10 @@ def _report(measured: Mapping[str, Measured], conditions: Mapping[str, Any]) -> 
     yield "- invalid and infra outcomes are left out of every number and counted in the last column"
     yield from ("", "## Ablation", "")
     yield from _ablation(measured)
+    if any(one.over_fit for one in measured.values()):
+        head = "Patches of searches that saw half of the tests, judged with all. Everywhere else their"
+        yield from ("", "## Held-back tests", "", f"{head} `solved` is by the visible tests.", "")
+        yield from _over_fit(measured)
     yield from ("", "## solved@k", "", "One of the first k drafts of the run solves the task (%).", "")
     yield from _curves(measured, SOLVED_AT, "solved_at")
     if any(one.figures.recall_at for one in measured.values()):
@@ -75,6 +81,16 @@ def _ablation(measured: Mapping[str, Measured]) -> Iterator[str]:
                 ", ".join(f"{num} {outcome}" for outcome, num in sorted(found.excluded.items())) or "none",
             ]
         )
+
+
+def _over_fit(measured: Mapping[str, Measured]) -> Iterator[str]:
+    yield from _head(
+        ["variant", "solved by the visible tests", "with tests held back", "fail one", "over-fit rate, %"]
+    )
+    for name, one in measured.items():
+        if found := one.over_fit:
+            counts = (found.num_solved, found.num_checked, found.num_over_fit)
+            yield _row([f"`{name}`", *counts, found.rate.shown(100)])
 
 
 def _curves(measured: Mapping[str, Measured], ks: Iterable[int], field: str) -> Iterator[str]:

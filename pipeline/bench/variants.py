@@ -1,4 +1,4 @@
-"""The variants of an ablation: each the settings of a batch, and whether the tasks say where the fault is."""
+"""The variants of an ablation: each the settings of a batch, and what its tasks tell of fault and tests."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class Variant(BaseModel):
     suspects: int = Field(default=2, ge=1)
     temperature: float = Field(default=0.8, ge=0)
     seed: int = 0
+    # half: the search is told of half of the tests of each task, and its patches are judged with all.
+    tests: Literal["all", "half"] = "all"
 
     def settings(self, base: Mapping[str, Any], max_depth: int) -> dict[str, Any]:
         """Return the settings of the batch: `base`, with one rung, or two where there is feedback."""

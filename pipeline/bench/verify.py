@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from pipeline.core import Outcome, Task, TestStatus
+from pipeline.core import Outcome, PreparedEnvironment, Task, TestReport, TestStatus
 from pipeline.exceptions import SandboxError
 from pipeline.protocols import EnvironmentBuilder, Sandbox
 from pipeline.snapshot import Snapshot
@@ -19,17 +20,10 @@ async def find_problems(task: Task, sandbox: Sandbox, environments: EnvironmentB
         SandboxError: the sandbox failed.
     """
     snapshot = Snapshot(Path(task.repo), "")
-    command = parse_test_command(task.test_command)
-    request = build_request(
-        command,
-        environment=await environments.prepare(snapshot.root),
-        layers=(snapshot.tar,),
-        limits=task.limits.sandbox,
-        run_id=f"verify-{task.task_id}",
+    environment = await environments.prepare(snapshot.root)
+    report = await run_suite(
+        task, (snapshot.tar,), snapshot.paths, environment, sandbox, f"verify-{task.task_id}"
     )
-    report = read_report(await sandbox.run(request), command, snapshot.paths)
-    if report.outcome is Outcome.INFRA_ERROR:
-        raise SandboxError(report.problem, hint="run `loopwright doctor`, then again")
     if report.problem:
         return [report.problem]
     failing, passing = report.ids(TestStatus.FAILED, TestStatus.ERROR), report.ids(TestStatus.PASSED)
@@ -37,3 +31,30 @@ async def find_problems(task: Task, sandbox: Sandbox, environments: EnvironmentB
         *(f"{test_id} does not fail" for test_id in task.fail_to_pass if test_id not in failing),
         *(f"{test_id} does not pass" for test_id in task.pass_to_pass if test_id not in passing),
     ]
+
+
+async def run_suite(
+    task: Task,
+    layers: Sequence[bytes],
+    paths: Collection[str],
+    environment: PreparedEnvironment,
+    sandbox: Sandbox,
+    run_id: str,
+) -> TestReport:
+    """Return what the task's test command says of a tree, given as tar streams with its `paths`.
+
+    Raises:
+        SandboxError: the sandbox failed.
+    """
+    command = parse_test_command(task.test_command)
+    request = build_request(
+        command,
+        environment=environment,
+        layers=layers,
+        limits=task.limits.sandbox,
+        run_id=run_id,
+    )
+    report = read_report(await sandbox.run(request), command, paths)
+    if report.outcome is Outcome.INFRA_ERROR:
+        raise SandboxError(report.problem, hint="run `loopwright doctor`, then again")
+    return report

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pipeline.bench.workshop import Account
     from pipeline.config import Settings
     from pipeline.core import Task
-    from pipeline.protocols import EnvironmentBuilder, Sandbox
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Benchmarks of your own repositories.")
 
@@ -164,7 +163,7 @@ def run(
             "--axis",
             metavar="NAME=VALUE,...",
             help="What is varied, the baseline's value first: depth, feedback, context, strategy, "
-            "localisation, model, candidates, suspects, temperature, seed. Repeatable.",
+            "localisation, model, candidates, suspects, temperature, seed, tests. Repeatable.",
         ),
     ] = None,
     grid: Annotated[
@@ -187,6 +186,7 @@ def run(
     from pipeline.bench.plots import require_matplotlib, write_plots
     from pipeline.bench.run import Bench
     from pipeline.cli.bench_run import batch_command, conditions, planned, selected
+    from pipeline.cli.bench_score import patch_scorer
 
     if plots:
         require_matplotlib()
@@ -197,6 +197,7 @@ def run(
         out=out,
         library=_library(out.with_name(out.name + ".work"), sdists),
         run_batch=batch_command(workers),
+        score=patch_scorer(out.with_name(out.name + ".work") / "ledger", _say),
         conditions=conditions(tasks, chosen, split.value),
         say=_say,
     )
@@ -204,6 +205,29 @@ def run(
     if plots:
         write_plots(measured, out)
     typer.echo((out / "report.md").read_text("utf-8"), nl=False)
+
+
+@app.command()
+def score(
+    tasks: Annotated[
+        Path,
+        typer.Argument(help="A file of tasks as `batch` takes it, such as tasks.jsonl of `bench build`."),
+    ],
+    predictions: Annotated[
+        Path, typer.Argument(help="Patches as SWE-bench takes them, such as predictions.jsonl of a batch.")
+    ],
+    config: Annotated[Path | None, typer.Option(help="Settings, as YAML: limits, sandbox.")] = None,
+    sandbox: Annotated[Kind | None, typer.Option(help="Where tests run.", show_default=False)] = None,
+) -> None:
+    """Judge patches that are there already, each by all tests of its task.
+
+    One JSON object a patch goes to stdout, their count to stderr. What a patch does to tests, or to what
+    configures them, is undone first.
+    """
+    from pipeline.cli.bench_score import score_file
+
+    overrides = {"sandbox": {"kind": sandbox.value}} if sandbox else {}
+    score_file(tasks, predictions, config, overrides, _say)
 
 
 @app.command()
@@ -245,26 +269,19 @@ async def _make(
 
 async def _tools(library: Library, work: Path, settings: Settings) -> Tools:
     from pipeline.bench.make import Tools
+    from pipeline.cli.bench_score import quiet_edges
 
-    runner, environments = await _edges(settings)
+    runner, environments = await quiet_edges(settings, _say)
     return Tools(library=library, sandbox=runner, environments=environments, ledger=work / "ledger")
-
-
-async def _edges(settings: Settings) -> tuple[Sandbox, EnvironmentBuilder]:
-    from pipeline.cli.compose import sandbox_edges
-    from pipeline.telemetry import Action
-
-    return await sandbox_edges(
-        settings, lambda event: _say(event.message) if event.action is Action.WARNING else None
-    )
 
 
 async def _num_unsound(tasks: list[Task], sandbox: Kind) -> int:
     """Run every task's tests, say what is wrong, and return with how many something is."""
     from pipeline.bench.verify import find_problems
+    from pipeline.cli.bench_score import quiet_edges
     from pipeline.config import load_settings
 
-    edges = await _edges(load_settings(overrides={"sandbox": {"kind": sandbox.value}}))
+    edges = await quiet_edges(load_settings(overrides={"sandbox": {"kind": sandbox.value}}), _say)
     num_unsound = 0
     for task in tasks:
         problems = await find_problems(task, *edges)

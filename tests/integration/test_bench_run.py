@@ -15,7 +15,7 @@ from pipeline.core import Task
 from pipeline.patch import unified_diff
 from tests.integration.batch_tools import LOOPWRIGHT
 from tests.integration.model_server import serving
-from tests.unit.planner import FILES, MODULE, SOURCE, TEST, make_repository
+from tests.unit.planner import FILES, MODULE, SOURCE, TEST, TEST_SOURCE, make_repository
 
 pytestmark = pytest.mark.integration
 
@@ -23,8 +23,12 @@ WORKS = SOURCE.replace("a - b", "a + b")
 RIGHT = "```python\ndef add(a, b):\n    return a + b\n```"
 
 
-def task_file(tmp_path: Path) -> Path:
-    repo = make_repository(tmp_path / "calc", {**FILES, MODULE: WORKS})
+MORE_TESTS = TEST_SOURCE + "\n\ndef test_add_more():\n    assert add(1, 4) == 5\n"
+OVER_FIT = "```python\ndef add(a, b):\n    return a + min(b, 2)\n```"  # does for test_add and no further
+
+
+def task_file(tmp_path: Path, tests: str = TEST_SOURCE, failing: tuple[str, ...] = ("test_add",)) -> Path:
+    repo = make_repository(tmp_path / "calc", {**FILES, MODULE: WORKS, TEST: tests})
     head = subprocess.run(
         ["git", "-C", repo, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     )
@@ -41,7 +45,7 @@ def task_file(tmp_path: Path) -> Path:
         task_id="calc-1",
         repo="calc-1/repo",
         test_command=f"python -m pytest {TEST}",
-        fail_to_pass=(f"{TEST}::test_add",),
+        fail_to_pass=tuple(f"{TEST}::{name}" for name in failing),
         metadata=Injected(split="dev", recipe=recipe, gold=gold).model_dump(mode="json"),
     )
     write_tasks([task], tmp_path / "tasks.jsonl")
@@ -49,7 +53,11 @@ def task_file(tmp_path: Path) -> Path:
 
 
 def bench_run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [*LOOPWRIGHT, "bench", "run", *map(str, arguments)]
+    return bench("run", *arguments)
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [*LOOPWRIGHT, "bench", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
@@ -79,3 +87,35 @@ def test_an_ablation_is_run_reported_and_not_run_again(tmp_path, monkeypatch):
     )
     # No prompt could hold the answer's place: the tasks that were run do not know it.
     assert "metadata" not in (out / "variants" / "baseline.jsonl").read_text()
+
+
+def test_a_patch_that_only_satisfies_the_visible_tests_is_found_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOOPWRIGHT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LOOPWRIGHT_SANDBOX__KIND", "bubblewrap")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    out, config = tmp_path / "out", tmp_path / "config.yaml"
+    tasks = task_file(tmp_path, MORE_TESTS, ("test_add", "test_add_more"))
+    axes = ["strategy=definition", "localisation=oracle", "candidates=2", "tests=half"]
+    with serving(OVER_FIT) as server:
+        config.write_text(f"endpoint: {{url: '{server.url}'}}\n")
+        options = [option for axis in axes for option in ("--axis", axis)]
+        done = bench_run(tasks, "--out", out, "--config", config, "--no-plots", *options)
+        assert done.returncode == 0, done.stderr
+        assert server.num_drafts
+    [given] = [json.loads(line) for line in (out / "variants" / "baseline.jsonl").read_text().splitlines()]
+    assert given["fail_to_pass"] == [f"{TEST}::test_add"]
+    found = json.loads((out / "report.json").read_text())["variants"]["baseline"]["over_fit"]
+    assert (found["num_solved"], found["num_checked"], found["num_over_fit"]) == (1, 1, 1)
+
+    built, patches = tmp_path / "built", out / "variants" / "baseline" / "predictions.jsonl"
+    assert bench("build", tasks, "--out", built).returncode == 0
+    scored = bench("score", built / "tasks.jsonl", patches)
+    assert scored.returncode == 0, scored.stderr
+    score = json.loads(scored.stdout)
+    assert (score["resolved"], score["num_fixed"], score["num_target"], score["num_broken"]) == (
+        False,
+        1,
+        2,
+        0,
+    )
+    assert "0 of 1 resolved" in scored.stderr

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from pipeline.bench.measure import figures
 from pipeline.bench.run import Bench
+from pipeline.bench.score import Score
 from pipeline.bench.variants import Plan, Variant, read_plan
 from pipeline.cli.app import app
 from pipeline.cli.bench_run import planned, selected
@@ -133,13 +134,18 @@ def test_a_bug_of_several_functions_is_found_where_all_of_them_are(tmp_path):
         assert [k for k, e in found.recall_at.items() if e.value] == [k for k in (1, 3, 5, 10) if k >= rank]
 
 
-def bench(tmp_path: Path, run_batch, made, **axes) -> Bench:
+def unasked(*_):
+    raise AssertionError("no patch was to be judged again")
+
+
+def bench(tmp_path: Path, run_batch, made, score=unasked, **axes) -> Bench:
     return Bench(
         tasks=made,
         plan=Plan(axes=axes),
         out=tmp_path / "out",
         library=library(tmp_path / "work"),
         run_batch=run_batch,
+        score=score,
         conditions={"machine": "a table"},
         say=lambda _: None,
     )
@@ -170,6 +176,44 @@ def test_variants_are_run_and_reported_beside_the_baseline_and_no_run_sees_the_a
     assert "- machine: a table" in report
     assert "| `localisation-oracle` | 3 | 100.0 [100.0, 100.0] | +66.7 [" in report
     assert json.loads((tmp_path / "out" / "report.json").read_text())["variants"]["baseline"]["figures"]
+
+
+def test_patches_of_a_search_that_saw_half_of_the_tests_are_judged_with_all(tmp_path):
+    given: dict[str, list[dict]] = {}
+    judged: dict[str, tuple[str, ...]] = {}
+
+    def run_batch(path: Path, folder: Path, _settings: Path) -> None:
+        given[folder.name] = [json.loads(line) for line in path.read_text().splitlines()]
+        outcomes = {"t0": "solved", "t1": "solved", "t2": "solved", "t3": "unsolved"}
+        batch(folder, [row(name, outcome) for name, outcome in outcomes.items()])
+        patches = [{"instance_id": name, "model_patch": f"patch of {name}"} for name in outcomes]
+        (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in patches))
+
+    def score(checked, patches, settings):
+        assert settings.is_file()
+        judged.update({task.task_id: task.fail_to_pass for task in checked})
+        return [
+            Score(instance_id=task.task_id, resolved=patches[task.task_id] == "patch of t0", verdict="x")
+            for task in checked
+        ]
+
+    two = ("t.py::a", "t.py::b")
+    made = [
+        task.model_copy(update={"fail_to_pass": two if task.task_id != "t2" else two[:1]})
+        for task in tasks(tmp_path, 4)
+    ]
+    measured = bench(tmp_path, run_batch, made, score, tests=["all", "half"]).run()
+    assert [len(line["fail_to_pass"]) for line in given["baseline"]] == [2, 2, 1, 2]
+    assert [len(line["fail_to_pass"]) for line in given["tests-half"]] == [1, 1, 1, 1]
+    assert judged == {"t0": two, "t1": two}  # solved, and something was held back
+    found = measured["tests-half"].over_fit
+    assert (found.num_solved, found.num_checked, found.num_over_fit, found.rate.value) == (3, 2, 1, 0.5)
+    assert measured["baseline"].over_fit is None
+    out = tmp_path / "out"
+    assert "| `tests-half` | 3 | 2 | 1 | 50.0 [" in (out / "report.md").read_text()
+    values = json.loads((out / "report.json").read_text())["variants"]
+    assert values["tests-half"]["over_fit"]["num_over_fit"] == 1
+    assert len((out / "variants" / "tests-half.scores.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_batch_that_left_tasks_out_is_no_result(tmp_path):
