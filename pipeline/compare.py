@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,12 @@ from pipeline import stats
 from pipeline.exceptions import InputError
 from pipeline.stats import Estimate
 
-COSTS = {"num_tokens": "tokens", "seconds": "seconds", "sandbox_seconds": "sandbox seconds"}
+COSTS = {
+    "num_tokens": "tokens",
+    "num_prompt_tokens": "prompt tokens",
+    "seconds": "seconds",
+    "sandbox_seconds": "sandbox seconds",
+}
 _NAMED_KEYS = 8  # of settings that differ; the rest are counted
 
 
@@ -27,12 +33,14 @@ class Result(BaseModel):
     instance_id: str
     outcome: Literal["solved", "unsolved", "invalid", "infra"]
     num_tokens: int = 0  # completion tokens
+    num_prompt_tokens: int | None = None  # None: the row is of a time that did not count them
     seconds: float = 0.0
     sandbox_seconds: float = 0.0
     model: str = ""
     digest: str = ""  # of the task
     suspects: tuple[str, ...] = ()  # path::qualname, most suspect first
     solved_at: int | None = None  # drafts before the one that became the patch
+    tokens_at: int | None = None  # completion tokens up to that one, itself included; None in older rows
 
     @property
     def is_solved(self) -> bool:
@@ -69,7 +77,7 @@ class Comparison:
     lost: tuple[str, ...]  # solved by the first alone
     p_value: float  # exact McNemar, two-sided
     solved: Difference  # share of the tasks
-    per_task: Mapping[str, Difference]  # num_tokens, seconds, sandbox_seconds: means over tasks
+    per_task: Mapping[str, Difference]  # of each of COSTS: means over tasks
     per_solved: Mapping[str, tuple[Estimate, Estimate]]  # the same, for each solved task
     only_first: tuple[str, ...]  # instances that the other batch has not
     only_second: tuple[str, ...]
@@ -109,6 +117,12 @@ def read_batch(folder: Path) -> Batch:
     if not results:
         raise InputError(f"{path} holds no result yet", hint="let the batch end an instance first")
     return Batch(folder=folder, results=results, settings=_settings(folder / "batch.json"))
+
+
+def cost_of(result: Result, name: str) -> float:
+    """Return one of the COSTS of an instance; nan where its row does not say."""
+    value = getattr(result, name)
+    return math.nan if value is None else float(value)
 
 
 def compare(first: Batch, second: Batch, *, seed: int = 0) -> Comparison:
@@ -164,7 +178,7 @@ def _excluded(batch: Batch, names: Sequence[str]) -> Iterator[str]:
 
 
 def _values(results: Sequence[Result], name: str) -> list[float]:
-    return [float(getattr(result, name)) for result in results]
+    return [cost_of(result, name) for result in results]
 
 
 def _difference(first: Sequence[float], second: Sequence[float], seed: int) -> Difference:

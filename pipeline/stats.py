@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.exceptions import InputError
 
 SOLVED_AT = (1, 2, 4, 8, 16, 32)
+SOLVED_WITHIN = (250, 500, 1000, 2000, 4000, 8000)  # completion tokens
 RECALL_AT = (1, 3, 5, 10)
 CONFIDENCE = 0.95
 _NUM_RESAMPLES = 9_999
@@ -23,7 +24,10 @@ _BATCH = 1_000  # resamples at a time: bounds the memory for thousands of tasks
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with its 95 % interval; both ends are nan where fewer than two tasks bear it."""
+    """A number with its 95 % interval; both ends are nan where fewer than two tasks bear it.
+
+    All three are nan where a task's value is not known.
+    """
 
     value: float
     low: float
@@ -125,6 +129,8 @@ def _estimate(samples: tuple[np.ndarray, ...], statistic: Callable[..., Any], se
     if num == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
     value = float(statistic(*samples, axis=0))
+    if math.isnan(value):
+        return Estimate(math.nan, math.nan, math.nan, num)
     if num == 1:
         return Estimate(value, math.nan, math.nan, 1)
     if all(np.all(sample == sample[0]) for sample in samples):  # nothing to draw from

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.batch.task_file import Instance
 from pipeline.exceptions import InputError, LimitReachedError, LoopwrightError, RunBusyError
-from pipeline.report.figures import candidates_of, num_completion_tokens, wall_seconds
+from pipeline.report.figures import candidates_of, num_completion_tokens, num_prompt_tokens, wall_seconds
 from pipeline.runs import RunRecord
 from pipeline.text import printable
 from pipeline.workspace.clone import without_password
@@ -44,12 +44,14 @@ class Row(BaseModel):
     finished_at: datetime
     seconds: float = 0.0  # of all its stages, pauses between attempts left out
     num_tokens: int = 0  # completion tokens
+    num_prompt_tokens: int | None = None  # each prompt once, however many drafts; None: an older row
     num_rounds: int = 0
     num_candidates: int = 0
     num_sandbox_runs: int = 0
     sandbox_seconds: float = 0.0  # of all its sandbox runs together
     suspects: tuple[str, ...] = ()  # "path::qualname", most suspect first
     solved_at: int | None = None  # drafts before the first that resolves
+    tokens_at: int | None = None  # completion tokens of the drafts up to that one, itself included
     rank: int | None = None  # of the patched suspect, counted from 1
     recurrence_depth: int | None = None  # of the draft that became the patch
     patch_sha256: str = ""
@@ -133,6 +135,7 @@ def _cost(record: RunRecord) -> dict[str, Any]:
         "model": record.model,
         "seconds": round(wall_seconds(record), 3),
         "num_tokens": num_completion_tokens(record),
+        "num_prompt_tokens": num_prompt_tokens(record),
         "num_rounds": len(record.rounds),
         "num_candidates": len(candidates_of(record)),
         "num_sandbox_runs": record.num_sandbox_runs,
@@ -146,11 +149,13 @@ def _success(record: RunRecord) -> dict[str, Any]:
         return {}
     drafts = [entry.candidate for entry in candidates_of(record)]
     number = next(i for i, draft in enumerate(drafts) if draft.candidate_id == record.patch.candidate_id)
-    suspect = drafts[number].suspect
+    suspect, after = drafts[number].suspect, candidates_of(record)[number + 1 :]
     places = [(s.path, s.start_line, s.qualname) for s in record.suspects]
     place = (suspect.path, suspect.start_line, suspect.qualname)
     return {
         "solved_at": number,
+        "tokens_at": num_completion_tokens(record)
+        - sum(entry.completion.num_completion_tokens for entry in after),
         "rank": places.index(place) + 1 if place in places else None,
         "recurrence_depth": drafts[number].recurrence_depth,
         "patch_sha256": hashlib.sha256(record.patch.diff.encode("utf-8", "surrogateescape")).hexdigest(),

@@ -1,4 +1,4 @@
-"""What a variant came to on a benchmark: solved@k, localisation recall@k, and what a solved task cost."""
+"""What a variant came to: solved by drafts and by tokens, recall@k, over-fit rate, cost of a solved task."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pipeline import stats
 from pipeline.bench.recipe import injected
 from pipeline.bench.score import Score
-from pipeline.compare import COSTS, Batch, Result
+from pipeline.compare import COSTS, Batch, Result, cost_of
 from pipeline.core import Task
-from pipeline.stats import RECALL_AT, SOLVED_AT, Estimate
+from pipeline.stats import RECALL_AT, SOLVED_AT, SOLVED_WITHIN, Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,8 @@ class Figures:
     # Plain: the task is solved by one of the first k drafts of its run. A run stops at its first success, so
     # the unbiased estimator, which needs every draft judged, is not defined for it.
     solved_at: Mapping[int, Estimate]
+    # By the completion tokens that were drafted up to the winner; empty where a row does not say them.
+    solved_within: Mapping[int, Estimate]
     recall_at: Mapping[
         int, Estimate
     ]  # all functions of the bug are among the first k suspects; own search only
@@ -67,6 +69,7 @@ def figures(batch: Batch, tasks: Sequence[Task], *, has_own_search: bool, seed: 
         excluded=Counter(_excluded(batch, task) for task in tasks if _judged(batch, task) is None),
         solved=stats.mean(solved, seed=seed),
         solved_at={k: stats.mean([_is_solved_in(r, k) for r in results], seed=seed) for k in SOLVED_AT},
+        solved_within=_solved_within(results, seed),
         recall_at={
             k: stats.mean([float(hit) for hit in stats.recall_at_k(ranks, k)], seed=seed)
             for k in RECALL_AT
@@ -125,6 +128,19 @@ def _is_solved_in(result: Result, k: int) -> float:
     return float(stats.solved_in_first([False] * min(result.solved_at, k) + [True], k))
 
 
+def _solved_within(results: Sequence[Result], seed: int) -> dict[int, Estimate]:
+    if any(result.is_solved and result.tokens_at is None for result in results):
+        return {}
+
+    def is_within(result: Result, num_tokens: int) -> bool:
+        return result.is_solved and result.tokens_at is not None and result.tokens_at <= num_tokens
+
+    return {
+        num: stats.mean([float(is_within(result, num)) for result in results], seed=seed)
+        for num in SOLVED_WITHIN
+    }
+
+
 def _rank(task: Task, result: Result) -> int | None:
     """Return where the last of the bug's functions stands among the suspects, from 1, if all are there."""
     wanted = {place.function for place in injected(task).gold}
@@ -146,4 +162,4 @@ def _by_group(judged: Sequence[tuple[Task, Result]], seed: int) -> dict[str, Est
 
 
 def _values(results: Sequence[Result], name: str) -> list[float]:
-    return [float(getattr(result, name)) for result in results]
+    return [cost_of(result, name) for result in results]

@@ -1,4 +1,4 @@
-"""Plots of an ablation: solved@k and recall@k curves, and what a solved task costs. Needs matplotlib."""
+"""Plots of an ablation: solved by drafts and by tokens, recall@k, what a solved task costs; by matplotlib."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def require_matplotlib() -> None:
 
 
 def write_plots(measured: Mapping[str, Measured], folder: Path) -> list[Path]:
-    """Write solved.png, cost.png and, where anything was searched for, recall.png; return their paths.
+    """Write solved.png, cost.png and, where there are numbers, within.png and recall.png; return the paths.
 
     Raises:
         EnvironmentBrokenError: matplotlib is not installed.
@@ -35,8 +35,11 @@ def write_plots(measured: Mapping[str, Measured], folder: Path) -> list[Path]:
         name: {k: e for k, e in one.figures.solved_at.items() if k <= one.variant.candidates}
         for name, one in measured.items()
     }
+    within = {name: one.figures.solved_within for name, one in measured.items() if one.figures.solved_within}
     recall = {name: one.figures.recall_at for name, one in measured.items() if one.figures.recall_at}
     paths = [_curves(solved, "drafts", "tasks solved, %", folder / "solved.png")]
+    if within:
+        paths.append(_curves(within, "completion tokens", "tasks solved, %", folder / "within.png"))
     if recall:
         paths.append(_curves(recall, "suspects", "faults among them, %", folder / "recall.png"))
     return [*paths, _costs(measured, folder / "cost.png")]

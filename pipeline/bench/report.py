@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.bench.measure import Against, Figures, OverFit
 from pipeline.bench.variants import Variant
 from pipeline.compare import COSTS
-from pipeline.stats import RECALL_AT, SOLVED_AT, Estimate, json_ready
+from pipeline.stats import RECALL_AT, SOLVED_AT, SOLVED_WITHIN, Estimate, json_ready
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ def report_json(measured: Mapping[str, Measured], conditions: Mapping[str, Any])
 
 
 def report_markdown(measured: Mapping[str, Measured], conditions: Mapping[str, Any]) -> str:
-    """Return the report: conditions, ablation table, solved@k, recall@k, and the parts of the benchmark."""
+    """Return the report: conditions, ablation, over-fit, solved by drafts and by tokens, recall@k, parts."""
     return "\n".join(_report(measured, conditions)) + "\n"
 
 
@@ -55,6 +55,12 @@ def _report(measured: Mapping[str, Measured], conditions: Mapping[str, Any]) -> 
         yield from _over_fit(measured)
     yield from ("", "## solved@k", "", "One of the first k drafts of the run solves the task (%).", "")
     yield from _curves(measured, SOLVED_AT, "solved_at")
+    if any(one.figures.solved_within for one in measured.values()):
+        head = (
+            "The run's drafts up to the one that solves the task have at most so many completion tokens (%)."
+        )
+        yield from ("", "## Solved within a token budget", "", head, "")
+        yield from _curves(measured, SOLVED_WITHIN, "solved_within")
     if any(one.figures.recall_at for one in measured.values()):
         head = "All functions of the bug are among the first k suspects (%); the search's own ranking."
         yield from ("", "## Localisation recall@k", "", head, "")

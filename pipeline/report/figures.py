@@ -54,6 +54,21 @@ def num_completion_tokens(record: RunRecord) -> int:
     return sum(completion.num_completion_tokens for completion in record.completions)
 
 
+def num_prompt_tokens(record: RunRecord) -> int:
+    """Return the tokens that the model read: each prompt of a round once, however many drafts it got.
+
+    What two prompts have in common counts twice, though an engine with a prefix cache reads it once.
+    """
+    tests = record.reproduction.drafts[:1] if record.reproduction else []
+    by_prompt = {
+        (round_.number, entry.prompt_number): entry.completion.num_prompt_tokens
+        for round_ in record.rounds
+        for entry in round_.candidates
+        if entry.prompt_number is not None
+    }
+    return sum(draft.completion.num_prompt_tokens for draft in tests) + sum(by_prompt.values())
+
+
 def wall_seconds(record: RunRecord) -> float:
     """Return how long the run took: all its stages, without the pauses of a run that was resumed."""
     if record.seconds_by_stage:

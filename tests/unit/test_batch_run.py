@@ -92,6 +92,10 @@ async def test_a_solved_row_says_what_it_took(batch, tmp_path):
     row, record = rows["b"], batch.folder.instance("b").load()
     assert (row.outcome, row.line, row.solved_at, row.rank, row.recurrence_depth) == (SOLVED, 1, 2, 1, 1)
     assert row.num_candidates == 4
+    completions = [entry.completion for entry in record.rounds[0].candidates]
+    assert row.tokens_at == sum(completion.num_completion_tokens for completion in completions[:3])
+    assert row.tokens_at < row.num_tokens
+    assert row.num_prompt_tokens == completions[0].num_prompt_tokens  # of four drafts of one prompt
     assert row.suspects[0] == f"{MODULE}::add"
     assert row.num_tokens == sum(c.completion.num_completion_tokens for c in record.rounds[0].candidates)
     assert (row.num_sandbox_runs, row.num_changed_lines) == (record.num_sandbox_runs, 2)

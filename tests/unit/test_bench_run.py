@@ -119,6 +119,25 @@ def test_figures_are_what_one_counts_by_hand(tmp_path):
     assert found.by_group["repository lib"].value == pytest.approx(2 / 3)
 
 
+def test_a_task_is_solved_within_the_tokens_of_the_drafts_up_to_its_winner(tmp_path):
+    rows = [
+        row("t0", solved_at=0, tokens_at=250),
+        row("t1", solved_at=3, tokens_at=1001, num_tokens=9000),
+        row("t2", "unsolved"),
+    ]
+    found = figures(batch(tmp_path / "b", rows), tasks(tmp_path), has_own_search=False)
+    curve = {num: round(3 * estimate.value) for num, estimate in found.solved_within.items()}
+    assert curve == {250: 1, 500: 1, 1000: 1, 2000: 2, 4000: 2, 8000: 2}
+
+
+def test_rows_of_a_time_that_did_not_count_these_tokens_have_no_such_numbers(tmp_path):
+    rows = [row("t0", solved_at=0), row("t1", solved_at=1, tokens_at=9, num_prompt_tokens=7)]
+    found = figures(batch(tmp_path / "b", rows), tasks(tmp_path, 2), has_own_search=False)
+    assert found.solved_within == {}
+    assert found.per_solved["num_prompt_tokens"].shown() == "- [-, -]"
+    assert found.per_solved["num_tokens"].value == 100
+
+
 def test_a_bug_of_several_functions_is_found_where_all_of_them_are(tmp_path):
     [made] = tasks(tmp_path, 1)
     gold = [*made.metadata["gold"], {"function": "code.py::g", "lines": [9, 9]}]
@@ -159,7 +178,11 @@ def test_variants_are_run_and_reported_beside_the_baseline_and_no_run_sees_the_a
         names = [json.loads(line)["task_id"] for line in path.read_text().splitlines()]
         is_better = folder.name == "localisation-oracle"
         batch(
-            folder, [row(n, "solved" if is_better or n == "t0" else "unsolved", solved_at=1) for n in names]
+            folder,
+            [
+                row(n, "solved" if is_better or n == "t0" else "unsolved", solved_at=1, tokens_at=600)
+                for n in names
+            ],
         )
 
     made = tasks(tmp_path)
@@ -173,6 +196,7 @@ def test_variants_are_run_and_reported_beside_the_baseline_and_no_run_sees_the_a
         assert [line.get("functions") for line in lines] == [[FAULT] if "oracle" in name else None] * 3
         assert all((Path(line["repo"]) / ".git").is_dir() for line in lines)
     report = (tmp_path / "out" / "report.md").read_text()
+    assert "| variant | @250 | @500 |" in report
     assert "- machine: a table" in report
     assert "| `localisation-oracle` | 3 | 100.0 [100.0, 100.0] | +66.7 [" in report
     assert json.loads((tmp_path / "out" / "report.json").read_text())["variants"]["baseline"]["figures"]
@@ -233,7 +257,8 @@ def test_the_held_out_part_is_run_only_when_it_is_asked_for(tmp_path):
 
 
 def test_plots_are_drawn_or_the_missing_package_is_named(tmp_path):
-    found = batch(tmp_path / "b", [row("t0", solved_at=0, suspects=[FAULT]), row("t1", "unsolved")])
+    rows = [row("t0", solved_at=0, tokens_at=90, suspects=[FAULT]), row("t1", "unsolved")]
+    found = batch(tmp_path / "b", rows)
     made = tasks(tmp_path, 2)
     measured = bench(
         tmp_path, lambda _t, folder, _s: batch(folder, [r.model_dump() for r in found.results.values()]), made
@@ -247,7 +272,7 @@ def test_plots_are_drawn_or_the_missing_package_is_named(tmp_path):
         assert "--no-plots" in caught.value.hint
         return
     paths = write_plots(measured, tmp_path)
-    assert [path.name for path in paths] == ["solved.png", "recall.png", "cost.png"]
+    assert [path.name for path in paths] == ["solved.png", "within.png", "recall.png", "cost.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 

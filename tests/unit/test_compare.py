@@ -50,6 +50,12 @@ def test_gained_and_lost_tasks_are_named_and_tested(tmp_path):
     assert found.warnings == ()
 
 
+def test_a_cost_that_older_rows_do_not_say_is_not_compared(tmp_path):
+    old, new = row("t", "solved"), row("t", "solved", num_prompt_tokens=700)
+    found = compare(*pair(tmp_path, [old], [new])).per_task["num_prompt_tokens"]
+    assert (found.second.value, found.first.shown(), found.difference.shown()) == (700, *["- [-, -]"] * 2)
+
+
 def test_infra_and_invalid_instances_are_left_out_of_both_sides_and_counted(tmp_path):
     first = [row("x", "infra"), row("y", "solved"), row("z", "invalid"), row("only", "solved")]
     second = [row("x", "solved"), row("y", "unsolved"), row("z", "invalid"), row("new", "unsolved")]
