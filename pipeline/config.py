@@ -63,7 +63,8 @@ class Rung(_Section):
     num_suspects: int = Field(default=1, ge=1)
     recurrence_depth: int = Field(default=1, ge=1)
     temperature: float = Field(default=0.8, ge=0)
-    greedy_first: bool = True  # the first candidate of each prompt is greedy
+    # After a greedy draft of each prompt: branches of these answers, or samples at the temperature.
+    decoding: Literal["branch", "sample"] = "sample"
     context: Literal["narrow", "wide"] = "narrow"  # wide adds callees and siblings
     feedback: bool = False  # show the best failing candidate and why it failed
     model: Literal["own", "strong"] = "own"  # strong: the server of the section `strong`
@@ -73,10 +74,10 @@ def _default_ladder() -> tuple[Rung, ...]:
     # Lines before definitions: a small model copies a definition that it is to rewrite, and a line is cheap.
     # Samples before depth: samples run in parallel and the tests tell them apart; depth multiplies latency.
     return (
-        Rung(strategy="line", num_candidates=64, num_suspects=2),
-        Rung(strategy="line", num_candidates=128, num_suspects=5),
+        Rung(strategy="line", num_candidates=64, num_suspects=2, decoding="branch"),
+        Rung(strategy="line", num_candidates=128, num_suspects=5, decoding="branch"),
         Rung(num_candidates=8, num_suspects=2),
-        Rung(strategy="line", num_candidates=64, num_suspects=2, recurrence_depth=2),
+        Rung(strategy="line", num_candidates=64, num_suspects=2, decoding="branch", recurrence_depth=2),
         Rung(
             num_candidates=8,
             num_suspects=2,

@@ -98,6 +98,16 @@ class Sampling:
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
     grammar: str | None = None  # EBNF; None leaves the text free
+    num_alternatives: int = 0  # likeliest tokens to be reported for each step of a completion; 0 reports none
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One token of a completion, and what else the model might have said there."""
+
+    text: str
+    logprob: float  # natural logarithm
+    alternatives: tuple[tuple[str, float], ...]  # text and logprob, likeliest first; the token itself is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +120,7 @@ class Completion:
     finish_reason: Literal["stop", "length", "repetition", "abort"]  # repetition: cut off in a loop
     recurrence_depth: int  # the depth actually used
     seconds: float  # from admission to the last token
+    steps: tuple[Step, ...] = ()  # where the sampling asked for alternatives and the Generator knows them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from pipeline.core import (
     Sampling,
     SandboxRequest,
     SandboxResult,
+    Step,
 )
 
 Reply = Callable[[Prompt, Sampling, int], str]  # prompt, sampling, sample number -> text
@@ -25,6 +26,7 @@ class ScriptedGenerator:
     reply: Reply | Sequence[str]
     max_model_tokens: int = 4096
     max_recurrence_depth: int = 4
+    steps: Callable[[str], tuple[Step, ...]] = lambda _text: ()  # of a text, where alternatives are asked for
     calls: list[tuple[tuple[Prompt, ...], Sampling]] = field(default_factory=list)
     _position: int = 0
 
@@ -62,8 +64,7 @@ class ScriptedGenerator:
         self._position += 1
         return text
 
-    @staticmethod
-    def _completion(text: str, num_prompt_tokens: int, sampling: Sampling) -> Completion:
+    def _completion(self, text: str, num_prompt_tokens: int, sampling: Sampling) -> Completion:
         return Completion(
             text=text,
             num_prompt_tokens=num_prompt_tokens,
@@ -71,6 +72,7 @@ class ScriptedGenerator:
             finish_reason="stop",
             recurrence_depth=sampling.recurrence_depth,
             seconds=0.0,
+            steps=self.steps(text) if sampling.num_alternatives else (),
         )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import httpx
 
-from pipeline.core import Completion, GeneratorInfo, Prompt, Sampling
+from pipeline.core import Completion, GeneratorInfo, Prompt, Sampling, Step
 from pipeline.exceptions import GeneratorError, InputError
 from workers.openai_client import OpenAIClient
 
@@ -173,6 +173,7 @@ class OpenAIGenerator:
             finish_reason=_finish_reason(choice.get("finish_reason")),
             recurrence_depth=sampling.recurrence_depth,
             seconds=time.monotonic() - started_at,
+            steps=_steps(choice.get("logprobs")),
         )
 
     def _body(self, server: _Server, prompt: Prompt, sampling: Sampling, sample: int) -> dict[str, Any]:
@@ -190,6 +191,8 @@ class OpenAIGenerator:
             sampling.min_p and server.is_vllm
         ):  # no field of OpenAI's own; without it the draws are only wilder
             body["min_p"] = sampling.min_p
+        if sampling.num_alternatives and server.is_vllm:  # others could not go on from a branch
+            body |= {"logprobs": True, "top_logprobs": sampling.num_alternatives}
         if sampling.grammar is not None:
             body["structured_outputs"] = {"grammar": sampling.grammar}
         if self._settings.max_recurrence_depth > 1:
@@ -222,6 +225,22 @@ def _messages(prompt: Prompt, *, continues: bool) -> dict[str, Any]:
     if not continues:
         return {"messages": messages}
     return {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
+
+
+def _steps(logprobs: Mapping[str, Any] | None) -> tuple[Step, ...]:
+    """Return the `logprobs` of a choice; none where it has none."""
+    return tuple(
+        Step(
+            token["token"],
+            token["logprob"],
+            tuple(
+                (other["token"], other["logprob"])
+                for other in token.get("top_logprobs") or []
+                if other["token"] != token["token"]
+            ),
+        )
+        for token in (logprobs or {}).get("content") or []
+    )
 
 
 def _finish_reason(reason: str | None) -> Literal["stop", "length", "repetition", "abort"]:

@@ -21,7 +21,8 @@ from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 
-from pipeline.graph.nodes.draft import apply, draft
+from pipeline.graph.nodes.apply import apply
+from pipeline.graph.nodes.draft import draft
 from pipeline.graph.nodes.finish import escalate, give_up, report, revise, select
 from pipeline.graph.nodes.localise import localise, pack
 from pipeline.graph.nodes.prepare import prepare

@@ -62,6 +62,20 @@ async def test_a_seed_gives_the_same_samples_in_a_batch_and_alone(generator):
         assert texts(await generator.generate([prompt("two")], alone)) == [[batch[1][sample]]]
 
 
+async def test_a_greedy_answer_is_told_in_steps_with_the_likeliest_other_tokens(generator):
+    greedy = Sampling(max_tokens=12, num_alternatives=4)
+    [[completion]] = await generator.generate([prompt("one")], greedy)
+    assert len(completion.steps) == completion.num_completion_tokens == 12
+    for step in completion.steps:
+        logprobs = [logprob for _, logprob in step.alternatives]
+        assert len(logprobs) in (3, 4)  # vLLM counts the token itself among them
+        assert logprobs == sorted(logprobs, reverse=True)
+        assert step.logprob >= logprobs[0]
+    other = completion.steps[0].alternatives[0][0]
+    [[branch]] = await generator.generate([prompt("one", prefill=other)], Sampling(max_tokens=4))
+    assert branch.steps == ()
+
+
 async def test_progress_is_reported_before_the_batch_is_done(generator):
     reports = []
     generator.on_progress = lambda *numbers: reports.append(numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -18,11 +19,12 @@ from pipeline.core import (
     Sampling,
     SandboxLimits,
     SandboxResult,
+    Step,
     Suspect,
     VerdictKind,
 )
 from pipeline.exceptions import InputError, NothingToRepairError, PrepareError, SandboxError
-from pipeline.graph.nodes.draft import apply
+from pipeline.graph.nodes.apply import apply
 from pipeline.graph.run import make_tools, run_task
 from pipeline.graph.state import Progress
 from pipeline.runs import BaselineRecord, CandidateRecord, PromptRecord, RoundRecord, RunFolder, RunRecord
@@ -494,6 +496,45 @@ async def test_a_line_rung_asks_for_each_statement_and_the_tests_tell_which_was_
     assert first.prompt.messages == second.prompt.messages  # one prefix for the engine's cache
     copies = [e.candidate.refused for e in record.rounds[0].candidates if e.prompt_number == 1]
     assert copies == ["it changes nothing in the program"] * 2
+
+
+def wavering(text):
+    """Tell a text in steps of one word, at each of which a plus was as likely to the model."""
+    return tuple(Step(word, -0.1, ((" +", -0.9), (" **", -1.2))) for word in re.findall(r"\s*\S+", text))
+
+
+async def test_a_branch_round_leaves_the_greedy_copy_where_the_model_wavered(run):
+    def reply(prompt, _sampling, _number):
+        begun = prompt.prefill.rpartition("```python\n")[2]
+        return " b" if begun.endswith(("+", "**")) else "return a - b"
+
+    generator = ScriptedGenerator(reply=reply, steps=wavering)
+    ladder = one_rung(strategy="line", decoding="branch", num_candidates=9)
+    record = await run(Edges(generator, settings=settings_with(ladder)))
+    assert record.status == "solved"
+    branches = [e.branch for e in record.rounds[0].candidates]
+    assert branches[:3] == ["", " +", "return +"]  # the greedy answer, then the likeliest branches
+    winner = next(e for e in record.rounds[0].candidates if e.verdict and e.verdict.kind == "resolved")
+    assert (winner.branch, winner.completion.text) == ("return a +", "return a + b")
+    assert not any(entry.completion.steps for entry in record.rounds[0].candidates)
+
+
+async def test_no_branch_is_drafted_in_two_rounds(run):
+    rung = one_rung(strategy="line", decoding="branch", num_candidates=3)[0]
+    ladder = (rung, rung.model_copy(update={"num_candidates": 4}))
+    generator = ScriptedGenerator(reply=lambda *_: "return a - b", steps=wavering)
+    record = await run(Edges(generator, settings=settings_with(ladder)))
+    drafted = [entry.branch for round_ in record.rounds for entry in round_.candidates]
+    assert len(drafted) == 7
+    assert len(set(drafted)) == 7
+
+
+async def test_where_the_server_tells_no_alternatives_a_branch_round_samples(run):
+    generator = ScriptedGenerator(reply=["return a - b", "return a * b", "return a + b"])
+    ladder = one_rung(strategy="line", decoding="branch", num_candidates=3)
+    record = await run(Edges(generator, settings=settings_with(ladder)))
+    assert record.status == "solved"
+    assert [s.num_samples for _, s in generator.calls] == [1, 2]
 
 
 async def test_a_suspect_among_the_tests_is_refused_at_the_gate(tmp_path, repo):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from pipeline.core import Message, Prompt, Sampling
+from pipeline.core import Message, Prompt, Sampling, Step
 from pipeline.exceptions import EnvironmentBrokenError, GeneratorError, InputError
 from workers.openai_generator import EndpointSettings, OpenAIGenerator
 
@@ -25,11 +25,12 @@ def generator(handler: Callable[[httpx.Request], httpx.Response], **settings) ->
 class Server:
     """Serves one model, answers each request with its seed, and keeps what was asked."""
 
-    def __init__(self, *, is_vllm: bool = False, text: str = "x)") -> None:
+    def __init__(self, *, is_vllm: bool = False, text: str = "x)", logprobs: dict | None = None) -> None:
         self.entry = {"id": "coder", "owned_by": "vllm" if is_vllm else "someone"}
         if is_vllm:
             self.entry["max_model_len"] = 2048
         self.text = text
+        self.logprobs = logprobs
         self.bodies: list[dict] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -39,7 +40,11 @@ class Server:
         self.bodies.append(body)
         if request.url.path == "/tokenize":
             return httpx.Response(200, json={"count": 17})
-        choice = {"message": {"content": f"{self.text}#{body['seed']}"}, "finish_reason": "length"}
+        choice = {
+            "message": {"content": f"{self.text}#{body['seed']}"},
+            "finish_reason": "length",
+            "logprobs": self.logprobs,
+        }
         usage = {"prompt_tokens": 11, "completion_tokens": 5}
         return httpx.Response(200, json={"choices": [choice], "usage": usage})
 
@@ -99,6 +104,17 @@ async def test_a_vllm_server_is_told_min_p():
     server = Server(is_vllm=True)
     await generator(server).generate([PROMPT], Sampling(temperature=0.8, min_p=0.05))
     assert server.bodies[0]["min_p"] == 0.05
+
+
+async def test_a_vllm_server_tells_what_else_it_might_have_said_and_no_other_is_asked():
+    others = [{"token": " -", "logprob": -0.5}, {"token": " +", "logprob": -1.5}]
+    logprobs = {"content": [{"token": " -", "logprob": -0.5, "top_logprobs": others}]}
+    server = Server(is_vllm=True, logprobs=logprobs)
+    [[completion]] = await generator(server).generate([PROMPT], Sampling(num_alternatives=2))
+    assert completion.steps == (Step(" -", -0.5, ((" +", -1.5),)),)
+    assert (server.bodies[0]["logprobs"], server.bodies[0]["top_logprobs"]) == (True, 2)
+    [[plain]] = await generator(Server()).generate([PROMPT], Sampling(num_alternatives=2))
+    assert plain.steps == ()
 
 
 async def test_a_grammar_is_refused_where_only_vllm_would_honour_it():

@@ -99,7 +99,7 @@ def test_every_setting_of_a_rung_makes_another_arm():
         LINE.model_copy(update={"num_suspects": 3}),
         LINE.model_copy(update={"recurrence_depth": 2}),
         LINE.model_copy(update={"temperature": 1.0}),
-        LINE.model_copy(update={"greedy_first": False}),
+        LINE.model_copy(update={"decoding": "branch"}),
         LINE.model_copy(update={"context": "wide"}),
         LINE.model_copy(update={"feedback": True}),
         LINE.model_copy(update={"model": "strong"}),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from pipeline.core import Prompt, Sampling
+from pipeline.core import Prompt, Sampling, Step
 from pipeline.exceptions import EngineDeadError, GeneratorError, InputError, ModelUnavailableError
 from workers.engine.settings import EngineSettings
 
@@ -23,6 +23,7 @@ class Piece:
     text: str
     num_tokens: int
     finish_reason: FinishReason | None = None  # None: it goes on
+    steps: tuple[Step, ...] = ()  # where the sampling asks for alternatives
 
 
 class Backend(Protocol):
@@ -102,7 +103,8 @@ class VllmBackend:
         try:
             async for output in outputs:
                 (sample,) = output.outputs
-                yield Piece(sample.text, len(sample.token_ids), _finish_reason(sample.finish_reason))
+                steps = _steps(sample.token_ids, sample.logprobs) if sample.logprobs else ()
+                yield Piece(sample.text, len(sample.token_ids), _finish_reason(sample.finish_reason), steps)
         except VllmDeadError as error:
             raise EngineDeadError("the engine died while it drafted") from error
         except EngineGenerateError as error:
@@ -140,6 +142,7 @@ class VllmBackend:
             seed=seed,
             max_tokens=sampling.max_tokens,
             stop=list(sampling.stop),
+            logprobs=sampling.num_alternatives or None,
             output_kind=RequestOutputKind.DELTA,
             repetition_detection=RepetitionDetectionParams(**_LOOP),
             structured_outputs=(
@@ -186,6 +189,17 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
         assert_registered()
         arguments |= engine_kwargs(settings.loop)
     return arguments
+
+
+def _steps(token_ids: Sequence[int], logprobs: Sequence[Mapping[int, Any]]) -> tuple[Step, ...]:
+    """Return the steps of these tokens; vLLM maps ids, their own and the likeliest, to text and logprob."""
+    steps = []
+    for token_id, known in zip(token_ids, logprobs, strict=True):
+        own = known[token_id]
+        others = sorted((other for i, other in known.items() if i != token_id), key=lambda other: other.rank)
+        alternatives = tuple((other.decoded_token or "", other.logprob) for other in others)
+        steps.append(Step(own.decoded_token or "", own.logprob, alternatives))
+    return tuple(steps)
 
 
 def _finish_reason(reason: str | None) -> FinishReason | None:

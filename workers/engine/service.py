@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.core import Completion, GeneratorInfo, Prompt, Sampling
+from pipeline.core import Completion, GeneratorInfo, Prompt, Sampling, Step
 from pipeline.exceptions import EngineDeadError, InputError
 from workers.engine.backend import Backend
 from workers.engine.batch import EngineCounters, Event, SampleKey
@@ -170,10 +170,13 @@ class EngineService:
     ) -> Completion:
         started_at = time.monotonic()
         request_id = f"{next(self._request_numbers)}"
-        text, num_tokens, finish_reason = [], 0, None
+        text: list[str] = []
+        steps: list[Step] = []
+        num_tokens, finish_reason = 0, None
         self._tally.num_prompt_tokens += len(tokens)
         async for piece in self._backend.stream(request_id, tokens, sampling, sampling.seed + key.sample):
             text.append(piece.text)
+            steps += piece.steps
             num_tokens += piece.num_tokens
             drafted[0] += piece.num_tokens
             self._tally.num_completion_tokens += piece.num_tokens
@@ -186,4 +189,5 @@ class EngineService:
             finish_reason=finish_reason or "abort",
             recurrence_depth=sampling.recurrence_depth,
             seconds=time.monotonic() - started_at,
+            steps=tuple(steps),
         )

@@ -1,37 +1,27 @@
-"""draft: one batch of completions for each way of sampling. apply: each becomes an edit, or is refused."""
+"""draft: the round's completions, in a batch for each way of decoding."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
 
-from pipeline.change import change_between
-from pipeline.context.failures import definition_of_test
 from pipeline.core import Candidate, Completion, ContextBundle, Prompt, Sampling
-from pipeline.draft.apply import Refused, apply_answer
-from pipeline.draft.edited import TestTraits, traits_of
-from pipeline.draft.lines import quoted_line, replaced_line
+from pipeline.draft.branches import NUM_ALTERNATIVES, Branch, branches_of, likeliest
+from pipeline.draft.lines import quoted_line
 from pipeline.draft.prompt import STOP
-from pipeline.draft.source import read_source
-from pipeline.draft.syntax import program_fingerprint
 from pipeline.graph.routing import num_tokens
-from pipeline.graph.state import Attempt, Drafted, Progress
+from pipeline.graph.state import Progress
 from pipeline.graph.toolbox import Toolbox
-from pipeline.patch import diff_of
 from pipeline.runs import CandidateRecord, PromptRecord
 from pipeline.telemetry import Action
-from pipeline.testrun import is_trusted
 
 _SEEDS_PER_ROUND = 1000  # so that no two rounds sample alike
 _SPARE_TOKENS = 128
 _SPARE_LINE_TOKENS = 48
 _EDIT_TOKENS = 512  # of an answer that edits several places: the suspect's size says little of it
 _UNWRITTEN_TOKENS = 448  # of an answer whose original says nothing of its length
-_MAX_READ_TESTS = 50  # failing tests whose literals no candidate may answer to
-_MAX_MISSED_CHARS = 4000  # of an answer that quotes what is not there, shown to the next draft
 _MAX_LINE_SAMPLES = 8  # a line has few likely forms: more samples of it are the same again
 _MAX_UNWRITTEN_SAMPLES = 16  # of each function that is to be written
 
@@ -57,64 +47,110 @@ async def draft(tools: Toolbox, progress: Progress) -> None:
     tools.say(Action.PROGRESS, "drafted", stage="draft", done=done, total=done, unit="candidates")
 
 
-async def apply(tools: Toolbox, progress: Progress) -> None:
-    """Turn every completion into an edit of its suspect, or give the reason why it is refused."""
-    assert progress.record.baseline is not None
-    known = {c.fingerprint: c.candidate_id for c in progress.earlier_candidates() if c.fingerprint}
-    tests = _traits_of_tests(tools, progress.record.baseline.fail_to_pass)
-    for entry in progress.round.candidates:
-        entry.candidate = _applied(tools, progress, entry, known, tests)
-        if entry.candidate.refused:
-            tools.say(
-                Action.CANDIDATE_REFUSED,
-                f"{entry.candidate.candidate_id} refused: {entry.candidate.refused}",
-                candidate_id=entry.candidate.candidate_id,
-                reason=entry.candidate.refused,
-            )
-        else:
-            known[entry.candidate.fingerprint] = entry.candidate.candidate_id
-
-
 async def _draft_batches(
     tools: Toolbox, progress: Progress, prompts: Sequence[Prompt], allowance: int, max_tokens: int
 ) -> None:
+    """Draft each prompt greedily, unless that was done, then branches of these answers, or samples."""
     rung, planner = progress.round.rung, tools.settings.planner
+    branches = rung.decoding == "branch" and rung.temperature > 0
     greedy = Sampling(
-        recurrence_depth=rung.recurrence_depth, seed=planner.seed, max_tokens=max_tokens, stop=STOP
+        recurrence_depth=rung.recurrence_depth,
+        seed=planner.seed,
+        max_tokens=max_tokens,
+        stop=STOP,
+        num_alternatives=NUM_ALTERNATIVES if branches else 0,
     )
-    if rung.greedy_first or rung.temperature == 0:
-        fresh = [i for i, p in enumerate(prompts) if not _was_greedy(progress, p)]
-        await _generate(tools, progress, prompts, fresh, greedy)
-        allowance -= len(fresh)
+    fresh = [i for i, p in enumerate(prompts) if not _was_greedy(progress, p)]
+    # Branches leave the greedy answer, so it is asked for again where an earlier round had it.
+    answers = await _generate(tools, progress, prompts, range(len(prompts)) if branches else fresh, greedy)
+    for i in fresh:
+        _add(progress, i, 0, answers[i][0], greedy)
+    allowance -= len(fresh)
+    found = _branches(progress, prompts, answers, allowance)
+    if found:
+        await _draft_branches(tools, progress, prompts, found, replace(greedy, num_alternatives=0))
+    elif rung.temperature > 0:
+        await _draft_samples(tools, progress, prompts, allowance, greedy)
+
+
+def _branches(
+    progress: Progress, prompts: Sequence[Prompt], answers: Mapping[int, Sequence[Completion]], num: int
+) -> list[Branch]:
+    """Return the likeliest beginnings that no earlier round drafted; none where the model tells no others."""
+    tried = _tried(progress)
+    originals = [_original(bundle, p) for bundle, p in _bundled_prompts(progress)]
+    found = (branch for i, (greedy,) in answers.items() for branch in branches_of(i, greedy, originals[i]))
+    return likeliest((b for b in found if (prompts[b.prompt_number], b.text) not in tried), num)
+
+
+def _tried(progress: Progress) -> set[tuple[Prompt, str]]:
+    depth = progress.round.rung.recurrence_depth
+    return {
+        (round_.prompts[entry.prompt_number].prompt, entry.branch)
+        for round_ in progress.record.rounds[:-1]
+        for entry in round_.candidates
+        if entry.branch and entry.prompt_number is not None and entry.candidate.recurrence_depth == depth
+    }
+
+
+async def _draft_branches(
+    tools: Toolbox,
+    progress: Progress,
+    prompts: Sequence[Prompt],
+    branches: Sequence[Branch],
+    sampling: Sampling,
+) -> None:
+    begun = [
+        replace(prompts[b.prompt_number], prefill=prompts[b.prompt_number].prefill + b.text) for b in branches
+    ]
+    answers = await _generate(tools, progress, begun, range(len(begun)), sampling)
+    for i, branch in enumerate(branches):
+        whole = replace(answers[i][0], text=branch.text + answers[i][0].text)
+        _add(progress, branch.prompt_number, 0, whole, sampling, branch=branch.text)
+
+
+async def _draft_samples(
+    tools: Toolbox, progress: Progress, prompts: Sequence[Prompt], allowance: int, greedy: Sampling
+) -> None:
+    rung, planner = progress.round.rung, tools.settings.planner
     num_samples = allowance // len(prompts)
     if rung.strategy == "line":
         num_samples = min(num_samples, _MAX_UNWRITTEN_SAMPLES if _writes_new(progress) else _MAX_LINE_SAMPLES)
-    if num_samples and rung.temperature > 0:
-        sampled = replace(
-            greedy,
-            num_samples=num_samples,
-            temperature=rung.temperature,
-            top_p=planner.top_p,
-            min_p=planner.min_p,
-            seed=planner.seed + _SEEDS_PER_ROUND * progress.round.number,
-        )
-        await _generate(tools, progress, prompts, range(len(prompts)), sampled)
+    if num_samples <= 0:
+        return
+    sampled = replace(
+        greedy,
+        num_samples=num_samples,
+        num_alternatives=0,
+        temperature=rung.temperature,
+        top_p=planner.top_p,
+        min_p=planner.min_p,
+        seed=planner.seed + _SEEDS_PER_ROUND * progress.round.number,
+    )
+    answers = await _generate(tools, progress, prompts, range(len(prompts)), sampled)
+    for sample in range(num_samples):  # turn by turn over the prompts
+        for i, completions in answers.items():
+            _add(progress, i, sample, completions[sample], sampled)
 
 
 async def _generate(
     tools: Toolbox, progress: Progress, prompts: Sequence[Prompt], numbers: Sequence[int], sampling: Sampling
-) -> None:
-    """Draft these prompts as one batch, and add the candidates turn by turn over the prompts."""
+) -> dict[int, list[Completion]]:
+    """Draft these prompts as one batch and return their completions by the prompt's number."""
     if not numbers:
-        return
-    answers = await tools.drafter(progress.round.rung).generate([prompts[i] for i in numbers], sampling)
-    for sample in range(sampling.num_samples):
-        for i, completions in zip(numbers, answers, strict=True):
-            _add(progress, i, sample, completions[sample], sampling)
+        return {}
+    drafter = tools.drafter(progress.round.rung)
+    return dict(zip(numbers, await drafter.generate([prompts[i] for i in numbers], sampling), strict=True))
 
 
 def _add(
-    progress: Progress, prompt_number: int, sample: int, completion: Completion, sampling: Sampling
+    progress: Progress,
+    prompt_number: int,
+    sample: int,
+    completion: Completion,
+    sampling: Sampling,
+    *,
+    branch: str = "",
 ) -> None:
     round_ = progress.round
     candidate = Candidate(
@@ -126,8 +162,14 @@ def _add(
         recurrence_depth=completion.recurrence_depth,
         num_tokens=completion.num_completion_tokens,
     )
-    entry = CandidateRecord(candidate=candidate, prompt_number=prompt_number, completion=completion)
-    round_.candidates.append(entry)
+    round_.candidates.append(
+        CandidateRecord(
+            candidate=candidate,
+            prompt_number=prompt_number,
+            completion=replace(completion, steps=()),  # they have served
+            branch=branch,
+        )
+    )
 
 
 def _was_greedy(progress: Progress, prompt: Prompt) -> bool:
@@ -139,6 +181,7 @@ def _was_greedy(progress: Progress, prompt: Prompt) -> bool:
         for entry in round_.candidates
         if entry.prompt_number is not None
         and entry.candidate.temperature == 0
+        and not entry.branch
         and entry.candidate.recurrence_depth == depth
     )
 
@@ -185,55 +228,3 @@ def _allowance(tools: Toolbox, progress: Progress, max_tokens: int) -> int:
     if allowed[name] <= 0:
         progress.limit = name
     return max(min(allowed[name], progress.round.rung.num_candidates), 0)
-
-
-def _applied(
-    tools: Toolbox, progress: Progress, entry: CandidateRecord, known: dict[str, str], tests: TestTraits
-) -> Candidate:
-    assert entry.prompt_number is not None
-    bundle = progress.bundles[entry.prompt_number]
-    if is_trusted(bundle.suspect.path):
-        return replace(entry.candidate, refused=f"{bundle.suspect.path} belongs to the tests")
-    tree, base = tools.tree(progress), tools.snapshot.read_bytes
-    record = progress.round.prompts[entry.prompt_number]
-    prompt, answer = record.prompt, entry.completion.text
-    truncated = entry.completion.finish_reason in ("length", "repetition")
-    if record.span:
-        answer = replaced_line(bundle.definition, record.span, answer, truncated=truncated)
-        prompt, truncated = replace(prompt, prefill=""), False
-    result = apply_answer(tree, bundle, prompt, answer, truncated=truncated, tests=tests)
-    if isinstance(result, Refused):
-        if result.is_miss:
-            code = answer.strip()[:_MAX_MISSED_CHARS]
-            progress.offer_attempt(bundle.suspect, Attempt(rank=1, code=code, error=result.reason))
-        return replace(entry.candidate, refused=result.reason)
-    trusted = next((path for path in result.files if is_trusted(path)), "")
-    if trusted:
-        return replace(entry.candidate, refused=f"{trusted} belongs to the tests")
-    files = {**tree.changed, **result.files}
-    change = change_between({path: base(path) for path in files}, files)
-    fingerprint = program_fingerprint(files, base)
-    if not change:
-        return replace(entry.candidate, refused="it takes back what it goes on from")
-    if fingerprint in known:
-        same = f"the same program as {known[fingerprint]}"
-        return replace(entry.candidate, refused=same, fingerprint=fingerprint)
-    progress.drafted[entry.candidate.candidate_id] = Drafted(change=change, code=result.code)
-    diff = diff_of(change, base)
-    parents = (progress.footing.candidate_id,) if progress.footing else ()
-    return replace(
-        entry.candidate, diff=diff, fingerprint=fingerprint, overfit_risk=result.risk, parents=parents
-    )
-
-
-def _traits_of_tests(tools: Toolbox, test_ids: Sequence[str]) -> TestTraits:
-    """Return what a candidate must not copy from the failing tests."""
-    functions = dict.fromkeys(test_id.partition("[")[0] for test_id in test_ids)
-    found = [definition_of_test(test_id, tools.snapshot) for test_id in list(functions)[:_MAX_READ_TESTS]]
-    sources = [
-        read_source(tools.snapshot.read_bytes(test.path)).text(test.start_line, test.end_line)
-        for test in found
-        if test
-    ]
-    files = {test_id.partition("::")[0] for test_id in test_ids}
-    return traits_of(sources, sorted(PurePosixPath(path).stem for path in files if path.endswith(".py")))
