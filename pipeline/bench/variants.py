@@ -24,6 +24,7 @@ class Variant(BaseModel):
     model: str = ""  # empty: as the settings say
     localisation: Literal["own", "oracle"] = "own"  # oracle: the task names the faulty functions
     strategy: Literal["line", "definition"] = "line"
+    decoding: Literal["branch", "sample"] = "branch"
     depth: int = Field(default=1, ge=1)  # passes through the recurrent block
     context: Literal["narrow", "wide"] = "narrow"
     feedback: bool = False  # the second half of the drafts sees the best failing one of the first half
@@ -39,6 +40,7 @@ class Variant(BaseModel):
         num = self.candidates // 2 if self.feedback else self.candidates
         rung = {
             "strategy": self.strategy,
+            "decoding": self.decoding,
             "num_candidates": num,
             "num_suspects": self.suspects if self.localisation == "own" else _MAX_SITES,
             "recurrence_depth": self.depth,
@@ -68,6 +70,7 @@ class Plan(BaseModel):
 
     design: Design = "one_at_a_time"
     axes: dict[str, list[Any]] = Field(default_factory=dict)  # by a field of Variant
+    more: dict[str, dict[str, Any]] = Field(default_factory=dict)  # by name: several changes of the baseline
     settings: dict[str, Any] = Field(default_factory=dict)  # of every variant, as in a configuration file
 
     def variants(self) -> dict[str, Variant]:
@@ -81,11 +84,12 @@ class Plan(BaseModel):
             raise InputError(f"the axis {empty[0]} has no value")
         points = _grid(axes) if self.design == "grid" else _one_at_a_time(axes)
         base = {name: values[0] for name, values in axes.items()}
-        return {_name(point, base): _variant(point) for point in points}
+        more = {name: _variant({**base, **changes}) for name, changes in self.more.items()}
+        return {_name(point, base): _variant(point) for point in points} | more
 
 
 def read_plan(path: Path) -> Plan:
-    """Return the plan that a YAML file holds: design, axes, settings.
+    """Return the plan that a YAML file holds: design, axes, more, settings.
 
     Raises:
         InputError: it cannot be read, or says something that there is not.

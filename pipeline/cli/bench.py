@@ -155,7 +155,9 @@ def run(
     out: Annotated[Path, typer.Option("--out", help="Repositories, a batch for each variant, the report.")],
     plan: Annotated[
         Path | None,
-        typer.Option(help="YAML: design (one_at_a_time, grid), axes, settings of all variants."),
+        typer.Option(
+            help="YAML: design (one_at_a_time, grid), axes, more variants by name, settings of all."
+        ),
     ] = None,
     axes: Annotated[
         list[str] | None,
@@ -163,7 +165,7 @@ def run(
             "--axis",
             metavar="NAME=VALUE,...",
             help="What is varied, the baseline's value first: depth, feedback, context, strategy, "
-            "localisation, model, candidates, suspects, temperature, seed, tests. Repeatable.",
+            "decoding, localisation, model, candidates, suspects, temperature, seed, tests. Repeatable.",
         ),
     ] = None,
     grid: Annotated[

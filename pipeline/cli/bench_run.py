@@ -42,7 +42,8 @@ def planned(file: Path | None, axes: Sequence[str], config: Path | None, *, is_g
             raise InputError(f"--axis takes NAME=VALUE,..., not {text!r}", hint="such as --axis depth=1,2,4")
         values[name.strip()] = [yaml.safe_load(value) for value in listed.split(",")]
     settings = merge(plan.settings, read_yaml(config)) if config else plan.settings
-    return Plan(design="grid" if is_grid else plan.design, axes=values, settings=settings)
+    design = "grid" if is_grid else plan.design
+    return plan.model_copy(update={"design": design, "axes": values, "settings": settings})
 
 
 def selected(tasks: Sequence[Task], split: str) -> list[Task]:

@@ -54,6 +54,13 @@ def test_one_thing_is_changed_at_a_time_or_every_combination_is_tried():
     assert list(Plan().variants()) == ["baseline"]
 
 
+def test_variants_that_change_several_things_are_given_by_name():
+    plan = Plan(axes={"depth": [2, 4]}, more={"generic": {"strategy": "definition", "suspects": 1}})
+    found = plan.variants()
+    assert list(found) == ["baseline", "depth-4", "generic"]
+    assert found["generic"] == Variant(depth=2, strategy="definition", suspects=1)
+
+
 @pytest.mark.parametrize(
     "axes", [{"deep": [1]}, {"depth": ["much"]}, {"depth": [0]}, {"depth": []}, {"strategy": ["guess"]}]
 )
@@ -82,11 +89,14 @@ def test_every_variant_is_settings_that_a_batch_takes_and_drafts_as_many():
 
 def test_a_plan_is_read_from_a_file_and_flags_are_put_over_it(tmp_path):
     file, config = tmp_path / "plan.yaml", tmp_path / "config.yaml"
-    file.write_text("design: grid\naxes: {depth: [1, 2], model: x}\nsettings: {limits: {num_tokens: 5}}\n")
+    file.write_text(
+        "design: grid\nmore: {x: {seed: 1}}\naxes: {depth: [1, 2], model: x}\nsettings: {limits: {num_tokens: 5}}\n"
+    )
     config.write_text("limits: {wall_seconds: 9}\n")
     plan = planned(file, ["depth=2,4", "feedback=false,true"], config, is_grid=False)
     assert (plan.design, plan.axes) == ("grid", {"depth": [2, 4], "model": ["x"], "feedback": [False, True]})
     assert plan.settings == {"limits": {"num_tokens": 5, "wall_seconds": 9}}
+    assert plan.more == {"x": {"seed": 1}}
     with pytest.raises(InputError, match="--axis takes"):
         planned(None, ["depth"], None, is_grid=False)
     file.write_text("axis: {depth: 1}\n")
