@@ -90,7 +90,8 @@ def test_every_variant_is_settings_that_a_batch_takes_and_drafts_as_many():
 def test_a_plan_is_read_from_a_file_and_flags_are_put_over_it(tmp_path):
     file, config = tmp_path / "plan.yaml", tmp_path / "config.yaml"
     file.write_text(
-        "design: grid\nmore: {x: {seed: 1}}\naxes: {depth: [1, 2], model: x}\nsettings: {limits: {num_tokens: 5}}\n"
+        "design: grid\nmore: {x: {seed: 1}}\naxes: {depth: [1, 2], model: x}\n"
+        "settings: {limits: {num_tokens: 5}}\n"
     )
     config.write_text("limits: {wall_seconds: 9}\n")
     plan = planned(file, ["depth=2,4", "feedback=false,true"], config, is_grid=False)
