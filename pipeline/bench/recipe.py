@@ -43,9 +43,9 @@ class Recipe(_Part):
     """How the tree of a task is made."""
 
     source: Origin
-    diff: str  # from the source to the task's tree: the bug
+    diff: str  # from the source to the task's tree: the bug, or tests that show one which was there
     sha256_by_path: dict[str, str]  # of each changed file, afterwards
-    operators: tuple[str, ...] = Field(min_length=1)  # of each site
+    operators: tuple[str, ...] = Field(min_length=1)  # of each site; "release" where nothing was injected
     sites: Sites
     seed: int
 

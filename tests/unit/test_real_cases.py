@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.bench.build import build_tasks
+from pipeline.bench.recipe import injected
 from pipeline.bench.sdist import Index, unpack
+from pipeline.bench.sources import Library
 from pipeline.core import Outcome, PreparedEnvironment, SandboxResult, Task
 from pipeline.exceptions import InputError
 from pipeline.testing import RecordingSandbox
 from tests.benchmarks.real_cases.build import build_cases, write_tasks
 from tests.benchmarks.real_cases.case import Sdist, load_cases, source_of
+from tests.benchmarks.real_cases.tasks import bench_task
 from tests.benchmarks.real_cases.verify import find_problems
 
 BEFORE = {"lib/code.py": "x = 1\n", "lib/setup.py": "raise SystemExit('ran')\n", "lib/test_x.py": "old\n"}
@@ -37,8 +41,13 @@ def sdist(folder: Path, version: str, files: dict[str, str], extra: tarfile.TarI
     return Sdist(version=version, filename=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def case(out: Path, **metadata: object) -> Task:
-    before, after = (sdist(out / "sdists", v, files) for v, files in (("1.0", BEFORE), ("1.1", AFTER)))
+def case(
+    out: Path,
+    old: dict[str, str] = BEFORE,
+    new: dict[str, str] = AFTER,
+    **metadata: object,
+) -> Task:
+    before, after = (sdist(out / "sdists", v, files) for v, files in (("1.0", old), ("1.1", new)))
     source = {
         "project": "lib",
         "licence": "MIT",
@@ -84,6 +93,46 @@ def test_a_case_is_the_old_code_with_the_new_tests_in_one_commit(tmp_path: Path)
         ["git", "-C", repo, "log", "--format=%H"], capture_output=True, text=True, check=True
     )
     assert log.stdout.split() == [task.base_commit]
+
+
+def test_a_case_is_a_benchmark_task_whose_recipe_makes_the_same_tree(tmp_path: Path):
+    function = "import os\n\n\n@os.fspath\ndef f():\n    return 1\n"
+    old = BEFORE | {"lib/code.py": function, "lib/tests/old.txt": "a\r\n"}
+    new = AFTER | {"lib/code.py": "", "lib/tests/old.txt": "b\r\n", "lib/tests/__init__.py": ""}
+    made = case(tmp_path, old, new, test_paths=["test_x.py", "tests"])
+    library = Library(
+        folder=tmp_path / "w",
+        sdists=tmp_path / "sdists",
+        clone_cache=tmp_path / "c",
+        index=Index(),
+    )
+    task = bench_task(made, library)
+    facts = injected(task)
+    assert (facts.split, facts.recipe.sites, facts.recipe.operators) == ("dev", "single", ("release",))
+    assert [(place.function, place.lines) for place in facts.gold] == [("code.py::f", (4, 6))]
+    assert set(facts.recipe.sha256_by_path) == {"test_x.py", "tests/old.txt", "tests/__init__.py"}
+    assert "return 1" not in facts.recipe.diff
+
+    [built] = build_tasks([task], tmp_path / "bench", library, lambda _: None)
+    [expected] = build_cases([made], tmp_path, Index())
+    trees = [
+        subprocess.run(
+            ["git", "-C", t.repo, "rev-parse", "HEAD^{tree}"], capture_output=True, text=True, check=True
+        ).stdout
+        for t in (built, expected)
+    ]
+    assert trees[0] == trees[1]
+
+
+def test_a_fixed_function_that_the_older_release_has_not_is_told(tmp_path: Path):
+    library = Library(
+        folder=tmp_path / "w",
+        sdists=tmp_path / "sdists",
+        clone_cache=tmp_path / "c",
+        index=Index(),
+    )
+    with pytest.raises(InputError, match=r"the older release has no code\.py::f"):
+        bench_task(case(tmp_path), library)
 
 
 def test_the_same_sources_always_make_the_same_commit(tmp_path: Path):
