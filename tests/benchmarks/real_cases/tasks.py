@@ -1,6 +1,7 @@
 """Writes the real cases as `bench build` and `bench run` take them.
 
-`python -m tests.benchmarks.real_cases.tasks --out real.jsonl [--only ID ...]`. Each becomes a task with a recipe: the older release's archive, and as its diff the next release's test files.
+`python -m tests.benchmarks.real_cases.tasks --out real.jsonl [--only ID ...]`. Each becomes a task with a
+recipe: the older release's archive, and as its diff the next release's test files.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def _laid_over(case: Task, before: Snapshot, after: Snapshot) -> tuple[str, dict
             git.run("add", "--all", "--force")
             old = git.run("write-tree")[1].decode().strip()
             compose(case, tree, after.root)
+            # Archives may give all files one time: git would take a file of the same size for the same file.
+            git.run("read-tree", "--empty")
             git.run("add", "--all", "--force")
             options = ("diff", "--cached", "--no-renames", "--no-color", "--no-ext-diff", old)
             diff = git.run(*options, "--binary", "--full-index")[1]
