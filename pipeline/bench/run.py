@@ -91,9 +91,11 @@ class Bench:
             for task in built
             if batch.results[task.task_id].is_solved and num_held_back(task, visible_half(task, self.seed))
         ]
-        self.say(f"judging {len(checked)} patches of {name} with the tests that were held back")
-        patches = read_predictions(batch.folder / "predictions.jsonl") if checked else {}
-        scores = self.score(checked, patches, self.out / "variants" / f"{name}.yaml") if checked else ()
+        scores: Sequence[Score] = ()
+        if checked:
+            self.say(f"judging {len(checked)} patches of {name} with the tests that were held back")
+            patches = read_predictions(batch.folder / "predictions.jsonl")
+            scores = self.score(checked, patches, self.out / "variants" / f"{name}.yaml")
         lines = "".join(json.dumps(asdict(score)) + "\n" for score in scores)
         write_atomically(self.out / "variants" / f"{name}.scores.jsonl", lines.encode())
         return over_fit(batch, scores, seed=self.seed)

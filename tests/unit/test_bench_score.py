@@ -13,7 +13,9 @@ from pipeline.bench.score import Scorer, read_predictions
 from pipeline.cli.app import app
 from pipeline.core import Outcome, SandboxResult, Task
 from pipeline.exceptions import InputError, SandboxError
+from pipeline.ledger import LedgerSandbox
 from pipeline.patch import new_file_diff, unified_diff
+from pipeline.protocols import Sandbox
 from pipeline.testing import RecordingSandbox
 from tests.unit.planner import (
     MODULE,
@@ -35,7 +37,7 @@ BREAKS = unified_diff(
 ADD, ZERO, DOUBLE = (f"{TEST}::test_{name}" for name in ("add", "add_zero", "double"))
 
 
-def scorer(tmp_path: Path, sandbox: RecordingSandbox | None = None) -> Scorer:
+def scorer(tmp_path: Path, sandbox: Sandbox | None = None) -> Scorer:
     return Scorer(sandbox=sandbox or played(), environments=NoEnvironment(), clone_cache=tmp_path / "clones")
 
 
@@ -92,6 +94,15 @@ async def test_tests_and_their_settings_are_the_tasks_own_whatever_a_patch_does_
     assert seen[TEST] == TEST_SOURCE.encode()
     assert "conftest.py" not in seen
     assert seen["calc/more.py"] == b"x = 1\n"
+
+
+async def test_what_was_judged_is_not_run_again(tmp_path, task):
+    sandbox = played()
+    unnamed = task.model_copy(update={"pass_to_pass": ()})
+    for _ in range(2):
+        score = await scorer(tmp_path, LedgerSandbox(sandbox, tmp_path / "ledger")).score(unnamed, RIGHT)
+        assert score.resolved
+    assert len(sandbox.requests) == 3  # the patched tree, and twice the base
 
 
 async def test_a_sandbox_that_fails_is_no_judgement(tmp_path, task):
