@@ -312,6 +312,7 @@ class ContextBundle:
     related: tuple[str, ...] = ()  # sources of callees and siblings, most useful first
     failing_tests: tuple[str, ...] = ()  # sources of failing tests
     failure: str = ""  # the trimmed traceback
+    symptom: str = ""  # what it says, in a sentence
     num_tokens: int = 0
 
 

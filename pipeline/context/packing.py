@@ -19,6 +19,7 @@ from pipeline.context.symbols import (
     module_statements,
     source_lines,
 )
+from pipeline.context.symptom import symptom
 from pipeline.core import ContextBundle, Suspect, TestCase
 from pipeline.exceptions import LimitReachedError
 from pipeline.snapshot import Snapshot
@@ -49,10 +50,11 @@ async def pack(
     source = _Source.read(snapshot, suspect.path)
     definition = source.text(suspect.start_line, suspect.end_line)
     related = _related(snapshot, source, suspect, definition) if width == "wide" else []
+    failures = _telling_failures(suspect, evidence)
     # In the order of their use: what is cut first stands last.
     parts = [
         _statements_at_hand(source) if suspect.is_unwritten else _used_statements(source, definition),
-        "\n\n".join(dict.fromkeys(excerpt(case) for case in _telling_failures(suspect, evidence))),
+        "\n\n".join(dict.fromkeys(excerpt(case) for case in failures)),
         *_failing_tests(snapshot, evidence, suspect),
         _enclosing(source, suspect),
         *related,
@@ -71,6 +73,7 @@ async def pack(
         header=_header(source, suspect),
         imports=fitted[0],
         failure=fitted[1],
+        symptom=symptom(failures[0]) if failures else "",
         failing_tests=tuple(text for text in fitted[2 : 2 + num_tests] if text),
         enclosing=fitted[2 + num_tests],
         related=tuple(text for text in fitted[3 + num_tests :] if text),

@@ -69,6 +69,7 @@ def render_prompt(
             related=[text.strip("\n") for text in bundle.related],
             failing_tests=[text.strip("\n") for text in bundle.failing_tests],
             failure=bundle.failure.strip("\n"),
+            symptom=bundle.symptom or "The failure",
             feedback=feedback,
             has_parameters=not header.endswith(("(", ",")),
         )
