@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.bench.variants import Plan
     from pipeline.core import Task
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PROGRAM = "from pipeline.cli import main; main()"
 
 
@@ -81,7 +83,7 @@ def batch_command(workers: int | None) -> RunBatch:
         arguments = ["batch", str(tasks), "--out", str(folder), "--config", str(settings), "--redo", "infra"]
         if workers is not None:
             arguments += ["--workers", str(workers)]
-        code = _wait([sys.executable, "-c", _PROGRAM, *arguments])
+        code = run_child([sys.executable, "-c", _PROGRAM, *arguments])
         if code == ExitCode.INTERRUPTED:
             raise KeyboardInterrupt
         if code == ExitCode.INPUT:
@@ -94,16 +96,23 @@ def batch_command(workers: int | None) -> RunBatch:
     return run
 
 
-def _wait(argv: Sequence[str]) -> int:
-    """Return the exit code of a command whose stdout goes to our stderr; Ctrl-C is its to handle."""
-    interrupted = False
+def run_child(argv: Sequence[str]) -> int:
+    """Return the exit code of a command whose stdout goes to our stderr; what is to end us ends it first."""
     with subprocess.Popen(argv, stdout=sys.stderr) as process:
-        while True:
-            try:
-                code = process.wait()
-                return ExitCode.INTERRUPTED if interrupted else code
-            except KeyboardInterrupt:
-                interrupted = True
+        signals: list[int] = []
+
+        def pass_on(number: int, _frame: object) -> None:
+            if number != signal.SIGINT:  # of Ctrl-C the terminal tells both
+                process.send_signal(number)
+            signals.append(number)
+
+        before = {number: signal.signal(number, pass_on) for number in _SIGNALS}
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return ExitCode.INTERRUPTED if signals else code
 
 
 def _processor() -> str:

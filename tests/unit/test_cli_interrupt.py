@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
+from pipeline.cli.errors import ExitCode
 from pipeline.cli.interrupt import run_interruptibly
 
 
@@ -50,3 +53,30 @@ def test_without_a_signal_results_and_errors_come_through():
     assert run_interruptibly(answer()) == 7
     with pytest.raises(ValueError, match="no"):
         run_interruptibly(fail())
+
+
+CHILD = """
+import pathlib, signal, sys
+folder = pathlib.Path(sys.argv[1])
+def end(number, _):
+    (folder / "told").write_text(signal.Signals(number).name)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+(folder / "ready").touch()
+signal.pause()
+"""
+PARENT = """
+import sys
+from pipeline.cli.bench_run import run_child
+sys.exit(run_child([sys.executable, "-c", sys.argv[1], sys.argv[2]]))
+"""
+
+
+def test_a_bench_that_is_to_end_ends_its_batch_first(tmp_path):
+    argv = [sys.executable, "-c", PARENT, CHILD, str(tmp_path)]
+    with subprocess.Popen(argv) as process:
+        while not (tmp_path / "ready").exists():
+            assert process.poll() is None
+        process.terminate()
+        assert process.wait(30) == ExitCode.INTERRUPTED
+    assert (tmp_path / "told").read_text() == "SIGTERM"
