@@ -2,6 +2,12 @@
 
 import signal
 
+from hypothesis import settings
+
+# A slow machine is no failure: no example has a deadline.
+settings.register_profile("loopwright", deadline=None)
+settings.load_profile("loopwright")
+
 
 def pytest_configure() -> None:
     """Let Ctrl-C reach what the tests start, also where the tests themselves were started in the background.

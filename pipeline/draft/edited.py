@@ -7,6 +7,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from pipeline.draft.source import dedent
 from pipeline.draft.syntax import PARSE_ERRORS, parse, without_docstrings
@@ -70,31 +71,40 @@ def edited_functions(
     for path, data in files.items():
         if path.endswith(".py"):
             before, after = _functions(base(path)), _functions(data)
-            for name, new in after.items():
-                old = before.get(name)
-                if old is None or ast.dump(old) != ast.dump(new):
+            for name, (new, mark) in after.items():
+                old, old_mark = before.get(name, (None, ""))
+                if mark != old_mark:
                     yield EditedFunction(old, new, tests)
 
 
-def _functions(data: bytes) -> dict[str, Function]:
-    """Return the functions by qualified name, nested ones inside theirs; "" is the code outside of all."""
+@lru_cache(maxsize=16)  # the base is asked for with every candidate
+def _functions(data: bytes) -> dict[str, tuple[Function, str]]:
+    """Return the functions by qualified name, with their dumps; "" is the code outside of all functions.
+
+    Nested ones are inside theirs. Of a name that is defined again (a property's setter) each has its number.
+    """
     try:
         tree = without_docstrings(ast.parse(data))
     except PARSE_ERRORS:
         return {}
-    found: dict[str, Function] = {}
-    _collect(tree, "", found)
-    return {**found, "": tree}
+    found: dict[str, tuple[Function, str]] = {}
+    seen: Counter[str] = Counter()
+    for name, node in [*_taken_out(tree, ""), ("", tree)]:
+        seen[name] += 1
+        found[f"{name}#{seen[name]}" if seen[name] > 1 else name] = (node, ast.dump(node))
+    return found
 
 
-def _collect(node: ast.Module | ast.ClassDef, prefix: str, found: dict[str, Function]) -> None:
-    """Move the functions of a module or class out of it."""
+def _taken_out(node: ast.Module | ast.ClassDef, prefix: str) -> list[tuple[str, Function]]:
+    """Move the functions of a module or class out of it, and return them with their names."""
+    found: list[tuple[str, Function]] = []
     for child in node.body:
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            found[prefix + child.name] = child
+            found.append((prefix + child.name, child))
         elif isinstance(child, ast.ClassDef):
-            _collect(child, f"{prefix}{child.name}.", found)
+            found += _taken_out(child, f"{prefix}{child.name}.")
     node.body = [c for c in node.body if not isinstance(c, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return found
 
 
 def _added(old: Function | None, new: Function) -> list[ast.AST]:

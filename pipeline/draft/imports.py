@@ -6,6 +6,7 @@ import ast
 import builtins
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 
 from pipeline.draft.source import Edit, apply_edit
 from pipeline.draft.syntax import PARSE_ERRORS, parse
@@ -61,11 +62,12 @@ def _import_of(name: str, offered: dict[str, str], tree: ast.Module) -> str:
     return f"from {_WELL_KNOWN[name]} import {name}" if name in _WELL_KNOWN else ""
 
 
-def _unbound_in(data: bytes) -> set[str]:
+@lru_cache(maxsize=16)  # the base is asked for with every candidate
+def _unbound_in(data: bytes) -> frozenset[str]:
     try:
-        return _unbound(ast.parse(data))
+        return frozenset(_unbound(ast.parse(data)))
     except PARSE_ERRORS:
-        return set()
+        return frozenset()
 
 
 def _unbound(tree: ast.Module) -> set[str]:
