@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
+import venv
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pipeline.testing import ScriptedGenerator
 from workers.sandbox.bubblewrap_sandbox import BubblewrapSandbox
 
 _PYTEST = ("pytest", "pluggy", "iniconfig", "packaging", "pygments", "pytest-cov", "coverage")
+_PACKAGES = Path(f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages")
 
 
 class PytestEnvironment:
@@ -29,15 +31,16 @@ class PytestEnvironment:
         """Return the environment, copied on first use."""
         if not self._folder.exists():
             partial = self._folder.with_name("partial")
-            shutil.rmtree(partial, ignore_errors=True)
+            # A virtual one: pytest would load and rewrite, in every run, what the base interpreter has.
+            venv.create(partial, clear=True, symlinks=True)
             for name in _PYTEST:
-                _copy_distribution(name, partial)
+                _copy_distribution(name, partial / _PACKAGES)
             partial.rename(self._folder)
         return PreparedEnvironment(
             environment_id="pytest",
-            python=str(Path(sys.base_prefix) / "bin" / "python3"),
+            python="/deps/bin/python",
             mounts=(Mount(source=str(self._folder), target="/deps"),),
-            env={"PYTHONPATH": "/workspace:/deps"},
+            env={"PYTHONPATH": "/workspace"},
         )
 
 
@@ -84,10 +87,10 @@ def _copy_distribution(name: str, target: Path) -> None:
     found = distribution(name)
     for file in found.files or ():
         source = Path(str(file.locate()))
-        if ".." not in file.parts and source.suffix != ".pyc" and source.is_file():
+        if ".." not in file.parts and source.is_file():
             place = target / file
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, place)
+            shutil.copy2(source, place)  # with its time, by which the bytecode beside it is valid
 
 
 if __name__ == "__main__":
