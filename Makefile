@@ -1,6 +1,9 @@
 # Two commands: `make demo` repairs a real library, `make test` runs every test. Both set up by themselves.
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Processes that a test tier runs in; 0 is none beside pytest itself, as a debugger needs it.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint test-unit test-integration test-e2e real-cases lock clean
@@ -22,11 +25,11 @@ lint: setup  ## style, types, import direction
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test-unit: setup  ## seconds; no model, no engine, no network
-	$(BIN)/python -m pytest tests/unit
+test-unit: setup  ## a minute or two; no model, no engine, no network
+	$(PYTEST) tests/unit
 
 test-integration: setup  ## real sandboxes, Ray and vLLM on tiny checkpoints
-	$(BIN)/python -m pytest tests/integration
+	$(PYTEST) --dist loadfile --no-loadscope-reorder tests/integration
 
 test-e2e: setup  ## the real model (downloaded once: 0.5 GB)
 	$(BIN)/loopwright model pull

@@ -1,4 +1,7 @@
-"""Shared fixtures: a Docker engine, started for the session where none answers, and each kind of sandbox."""
+"""Shared fixtures: a Docker engine, started for the session where none answers, and each kind of sandbox.
+
+The tests may run in several processes (pytest-xdist): those share one engine and one image.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,16 @@ from pathlib import Path
 from typing import NoReturn
 
 import docker
+import psutil
 import pytest
+from filelock import FileLock
 
 from pipeline.exceptions import EnvironmentBrokenError
 from workers.sandbox.bubblewrap_sandbox import BubblewrapSandbox
 from workers.sandbox.docker_sandbox import DockerSandbox, connect
 from workers.sandbox.image import ensure_image
 
-_START_SECONDS = 60
+_WAIT_SECONDS = 60
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -30,50 +35,76 @@ def unavailable(reason: str) -> NoReturn:
 
 
 @pytest.fixture(scope="session")
-def docker_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[docker.DockerClient]:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this session that all of its processes see."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def docker_engine(shared_folder: Path) -> Iterator[docker.DockerClient]:
     """A client of the engine that runs here, or of one that is started (as root) for this session only."""
-    with contextlib.ExitStack() as stack:
-        try:
-            client = connect()
-        except EnvironmentBrokenError:
-            if os.geteuid() != 0 or not shutil.which("dockerd"):
-                unavailable("no Docker engine answers, and none can be started: no dockerd, or not root")
-            log = tmp_path_factory.mktemp("dockerd") / "log"
-            stack.enter_context(_dockerd(log))
-            client = _wait_for_engine(log)
-        stack.callback(client.close)
+    with _engine(shared_folder / "dockerd"), contextlib.closing(connect()) as client:
         yield client
 
 
 @contextlib.contextmanager
-def _dockerd(log: Path) -> Iterator[None]:
-    with (
-        log.open("w") as output,
-        subprocess.Popen(["dockerd"], stdout=output, stderr=output, start_new_session=True) as daemon,
-    ):
-        try:
-            yield
-        finally:
-            daemon.terminate()
+def _engine(folder: Path) -> Iterator[None]:
+    """Have an engine answer; one that is started here ends with the last process that uses it."""
+    folder.mkdir(exist_ok=True)
+    lock, pid, user = FileLock(folder / "lock"), folder / "pid", folder / f"user-{os.getpid()}"
+    with lock:
+        if not _answers():
+            pid.write_text(str(_start_engine(folder / "log")))
+        user.touch()
+    try:
+        yield
+    finally:
+        with lock:
+            user.unlink()
+            if pid.exists() and not any(folder.glob("user-*")):
+                _end_engine(int(pid.read_text()))
+                pid.unlink()
 
 
-def _wait_for_engine(log: Path) -> docker.DockerClient:
-    give_up_at = time.monotonic() + _START_SECONDS
-    while time.monotonic() < give_up_at:
-        try:
-            return connect()
-        except EnvironmentBrokenError:
-            time.sleep(0.2)
-    unavailable(f"dockerd did not start within {_START_SECONDS} seconds: {log.read_text()[-2000:]}")
+def _answers() -> bool:
+    try:
+        connect().close()
+    except EnvironmentBrokenError:
+        return False
+    return True
+
+
+def _start_engine(log: Path) -> int:
+    """Start dockerd; return its process id once it answers."""
+    if os.geteuid() != 0 or not shutil.which("dockerd"):
+        unavailable("no Docker engine answers, and none can be started: no dockerd, or not root")
+    with log.open("w") as output:
+        daemon = subprocess.Popen(["dockerd"], stdout=output, stderr=output, start_new_session=True)
+    give_up_at = time.monotonic() + _WAIT_SECONDS
+    while not _answers():
+        if time.monotonic() > give_up_at:
+            _end_engine(daemon.pid)
+            unavailable(f"dockerd did not start within {_WAIT_SECONDS} seconds: {log.read_text()[-2000:]}")
+        time.sleep(0.2)
+    return daemon.pid
+
+
+def _end_engine(pid: int) -> None:
+    give_up_at = time.monotonic() + _WAIT_SECONDS
+    with contextlib.suppress(psutil.NoSuchProcess):
+        daemon = psutil.Process(pid)
+        daemon.terminate()
+        # Where another process of the session has started it, it stays a zombie until that one ends.
+        while daemon.status() != psutil.STATUS_ZOMBIE and time.monotonic() < give_up_at:
+            time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
-def docker_sandbox(
-    docker_engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
-) -> DockerSandbox:
+def docker_sandbox(docker_engine: docker.DockerClient, shared_folder: Path) -> DockerSandbox:
     """The Docker sandbox, with its image; built when the engine has none, which takes minutes."""
     try:
-        record = ensure_image(docker_engine, tmp_path_factory.mktemp("home"))
+        record = ensure_image(docker_engine, shared_folder / "home")
     except EnvironmentBrokenError as error:
         unavailable(str(error))
     return DockerSandbox(docker_engine, record.image_id)
