@@ -57,8 +57,8 @@ class SandboxSection(_Section):
 class Rung(_Section):
     """One round of the escalation ladder."""
 
-    # What an answer is: one line anew, the whole definition anew, or an edit over one or more files.
-    strategy: Literal["line", "definition", "blocks", "diff"] = "definition"
+    # What an answer is: one statement anew, or one more, the whole definition anew, or an edit of files.
+    strategy: Literal["line", "insert", "definition", "blocks", "diff"] = "definition"
     num_candidates: int = Field(default=8, ge=1)  # spread over the suspects, and over their lines
     num_suspects: int = Field(default=1, ge=1)
     recurrence_depth: int = Field(default=1, ge=1)

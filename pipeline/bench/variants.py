@@ -23,7 +23,7 @@ class Variant(BaseModel):
 
     model: str = ""  # empty: as the settings say
     localisation: Literal["own", "oracle"] = "own"  # oracle: the task names the faulty functions
-    strategy: Literal["line", "definition"] = "line"
+    strategy: Literal["line", "insert", "definition"] = "line"
     decoding: Literal["branch", "sample"] = "branch"
     depth: int = Field(default=1, ge=1)  # passes through the recurrent block
     context: Literal["narrow", "wide"] = "narrow"

@@ -14,7 +14,7 @@ from pipeline.draft.source import dedent, indentation
 from pipeline.draft.syntax import first_definition
 
 _INDENT_WIDTH = 4
-Span = tuple[int, int]  # first and last line, from 1, within the definition
+Span = tuple[int, int]  # first and last line, from 1, within the definition; (n, n - 1) is the gap before n
 
 
 def statement_spans(definition: str, *, ran: Collection[int] = ()) -> list[Span]:
@@ -31,13 +31,24 @@ def statement_spans(definition: str, *, ran: Collection[int] = ()) -> list[Span]
     return [(first, last) for first, last in spans if not ran or any(first <= line <= last for line in ran)]
 
 
+def gap_spans(definition: str, *, ran: Collection[int] = ()) -> list[Span]:
+    """Return the gap before each statement: where one may be missing. `ran` as above."""
+    return [(first, first - 1) for first, _ in statement_spans(definition, ran=ran)]
+
+
+def is_gap(span: Span) -> bool:
+    """Say whether the span is a place between two lines."""
+    return span[1] < span[0]
+
+
 def quoted_line(definition: str, span: Span) -> str:
-    """Return the statement as the prompt quotes it, with its indentation."""
-    return "\n".join(dedent(definition).split("\n")[span[0] - 1 : span[1]])
+    """Return the statement as the prompt quotes it, with its indentation; of a gap, the line behind it."""
+    last = span[0] if is_gap(span) else span[1]
+    return "\n".join(dedent(definition).split("\n")[span[0] - 1 : last])
 
 
 def replaced_line(definition: str, span: Span, answer: str, *, truncated: bool) -> str:
-    """Return the whole definition, dedented, with the answer in the place of the statement.
+    """Return the whole definition, dedented, with the answer in the place of the statement or in the gap.
 
     Of a truncated answer the first line counts: what was asked for stands there.
     """

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.core import ContextBundle, Message, Prompt
 from pipeline.draft.answer import definition_name
-from pipeline.draft.lines import Span, quoted_line
+from pipeline.draft.lines import Span, is_gap, quoted_line
 from pipeline.draft.source import dedent, indentation
 from pipeline.draft.syntax import first_definition
 
@@ -102,6 +102,11 @@ def _line_prefill(definition: str, span: Span) -> str:
     # One space less than the indentation: the model's word begins with that space, and after the whole
     # indentation it would add one.
     start = indentation(line).removesuffix(" ")
+    if is_gap(span):
+        return (
+            f"Something is missing before this line:\n```python\n{line}\n```\n"
+            f"This must be inserted before it:\n```python\n{start}"
+        )
     return f"This line is wrong:\n```python\n{line}\n```\nIt must be:\n```python\n{start}"
 
 

@@ -19,7 +19,7 @@ from pipeline.policy.arms import ArmStats, Tally
 _PRIOR_SOLVED, _PRIOR_UNSOLVED = 0.4, 1.6
 _PRIOR_ROUNDS = 2
 # Completion tokens of one draft, as measured on the real cases with the default model.
-_TOKENS_PER_DRAFT = {"line": 12, "definition": 150}
+_TOKENS_PER_DRAFT = {"line": 12, "insert": 24, "definition": 150}
 _INTERVAL = 0.9
 
 

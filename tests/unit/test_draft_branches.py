@@ -1,7 +1,7 @@
 """Branches of a greedy answer: each begins as that does, and leaves it where the model wavered."""
 
 from pipeline.core import Completion, Step
-from pipeline.draft.branches import Branch, branches_of, likeliest
+from pipeline.draft.branches import Branch, Frontier, branches_of
 
 ORIGINAL = "    return a - b"
 STEPS = (
@@ -25,23 +25,33 @@ def greedy(steps=STEPS):
 
 
 def test_a_branch_is_the_greedy_answer_up_to_a_step_and_another_token_there():
-    found = {branch.text: branch.logprob for branch in branches_of(7, greedy(), "pass")}
+    found = {branch.text: branch.logprob for branch in branches_of(Branch(7), greedy(), "pass")}
     assert found[" return a +"] == -0.1 - 0.2 - 1.5
     assert set(found) == {" result", " return b", " return a -", " return a +"}
 
 
 def test_what_leads_back_to_the_greedy_answer_or_to_the_original_is_no_branch():
-    texts = [branch.text for branch in branches_of(0, greedy(), ORIGINAL)]
+    texts = [branch.text for branch in branches_of(Branch(0), greedy(), ORIGINAL)]
     assert " return a -" not in texts  # the original
     assert " ret" not in texts  # the greedy answer, in other tokens
     assert " return a +" in texts
 
 
-def test_the_likeliest_branches_come_first_whatever_their_prompts():
-    unsure = greedy((Step("x", -0.7, (("y", -0.8),)),))
-    found = likeliest(iter([*branches_of(0, greedy(), ORIGINAL), *branches_of(1, unsure, ORIGINAL)]), 2)
-    assert found == [Branch(1, "y", -0.8), Branch(0, " return a +", -0.1 - 0.2 - 1.5)]
+def test_a_branch_is_branched_again_where_its_own_answer_wavered():
+    begun = Branch(0, " return a -", -1.3)
+    answer = greedy((Step(" b", -0.1, ((" c", -2.0),)),))
+    assert list(branches_of(begun, answer, "pass")) == [Branch(0, " return a - c", -3.3)]
+
+
+def test_the_likeliest_branches_come_first_whatever_their_prompts_and_none_comes_twice():
+    frontier = Frontier(tried={(0, " result")})
+    frontier.add(branches_of(Branch(0), greedy(), ORIGINAL))
+    frontier.add(branches_of(Branch(0), greedy(), ORIGINAL))
+    frontier.add([Branch(1, "y", -0.8)])
+    assert frontier.take(2) == [Branch(1, "y", -0.8), Branch(0, " return a +", -0.1 - 0.2 - 1.5)]
+    assert [branch.text for branch in frontier.take(9)] == [" return b"]
+    assert not frontier
 
 
 def test_an_answer_without_steps_has_no_branches():
-    assert list(branches_of(0, greedy(()), ORIGINAL)) == []
+    assert list(branches_of(Branch(0), greedy(()), ORIGINAL)) == []

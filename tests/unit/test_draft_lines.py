@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core import ContextBundle, Suspect
-from pipeline.draft.lines import quoted_line, replaced_line, statement_spans
+from pipeline.draft.lines import gap_spans, quoted_line, replaced_line, statement_spans
 from pipeline.draft.prompt import render_prompt
 
 METHOD = '''\
@@ -53,6 +53,21 @@ def test_every_statement_is_asked_for_once_and_the_docstring_never() -> None:
         "for item in items: print(item)",
         "return best",
     ]
+
+
+def test_a_gap_is_asked_for_before_each_statement_and_its_answer_is_put_there() -> None:
+    gaps = gap_spans(METHOD, ran={10})
+    assert gaps == [(10, 9)]
+    assert quoted_line(METHOD, gaps[0]) == "        return items[0]"
+    answer = "items = sorted(items)\n        return items[0]\n```"
+    new = replaced_line(METHOD, gaps[0], answer, truncated=False).split("\n")
+    old = METHOD.split("\n")
+    assert [line.strip() for line in new[8:11]] == [
+        old[8].strip(),
+        "items = sorted(items)",
+        "return items[0]",
+    ]
+    assert len(new) == len(old) + 1
 
 
 def test_only_statements_that_the_failing_tests_ran_are_asked_for() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pipeline.core import Candidate, Completion, ContextBundle, Prompt, Sampling
-from pipeline.draft.branches import NUM_ALTERNATIVES, Branch, branches_of, likeliest
+from pipeline.draft.branches import NUM_ALTERNATIVES, Branch, Frontier, branches_of
 from pipeline.draft.lines import quoted_line
 from pipeline.draft.prompt import STOP
 from pipeline.graph.routing import num_tokens
@@ -23,6 +23,7 @@ _SPARE_LINE_TOKENS = 48
 _EDIT_TOKENS = 512  # of an answer that edits several places: the suspect's size says little of it
 _UNWRITTEN_TOKENS = 448  # of an answer whose original says nothing of its length
 _MAX_LINE_SAMPLES = 8  # a line has few likely forms: more samples of it are the same again
+_LEAST_BRANCHES = 16  # fewer at a time would leave the engine half empty
 _MAX_UNWRITTEN_SAMPLES = 16  # of each function that is to be written
 
 
@@ -66,47 +67,54 @@ async def _draft_batches(
     for i in fresh:
         _add(progress, i, 0, answers[i][0], greedy)
     allowance -= len(fresh)
-    found = _branches(progress, prompts, answers, allowance)
-    if found:
-        await _draft_branches(tools, progress, prompts, found, replace(greedy, num_alternatives=0))
+    frontier = Frontier(_tried(progress, prompts))
+    frontier.add(b for i, (answer,) in answers.items() for b in _branches(progress, Branch(i), answer))
+    if frontier:
+        await _draft_branches(tools, progress, prompts, frontier, allowance, greedy)
     elif rung.temperature > 0:
         await _draft_samples(tools, progress, prompts, allowance, greedy)
-
-
-def _branches(
-    progress: Progress, prompts: Sequence[Prompt], answers: Mapping[int, Sequence[Completion]], num: int
-) -> list[Branch]:
-    """Return the likeliest beginnings that no earlier round drafted; none where the model tells no others."""
-    tried = _tried(progress)
-    originals = [_original(bundle, p) for bundle, p in _bundled_prompts(progress)]
-    found = (branch for i, (greedy,) in answers.items() for branch in branches_of(i, greedy, originals[i]))
-    return likeliest((b for b in found if (prompts[b.prompt_number], b.text) not in tried), num)
-
-
-def _tried(progress: Progress) -> set[tuple[Prompt, str]]:
-    depth = progress.round.rung.recurrence_depth
-    return {
-        (round_.prompts[entry.prompt_number].prompt, entry.branch)
-        for round_ in progress.record.rounds[:-1]
-        for entry in round_.candidates
-        if entry.branch and entry.prompt_number is not None and entry.candidate.recurrence_depth == depth
-    }
 
 
 async def _draft_branches(
     tools: Toolbox,
     progress: Progress,
     prompts: Sequence[Prompt],
-    branches: Sequence[Branch],
+    frontier: Frontier,
+    allowance: int,
     sampling: Sampling,
 ) -> None:
-    begun = [
-        replace(prompts[b.prompt_number], prefill=prompts[b.prompt_number].prefill + b.text) for b in branches
-    ]
-    answers = await _generate(tools, progress, begun, range(len(begun)), sampling)
-    for i, branch in enumerate(branches):
-        whole = replace(answers[i][0], text=branch.text + answers[i][0].text)
-        _add(progress, branch.prompt_number, 0, whole, sampling, branch=branch.text)
+    """Draft the likeliest branches, half of what is left at a time: those open others behind them."""
+    while frontier and allowance > 0:
+        branches = frontier.take(max(allowance // 2, min(allowance, _LEAST_BRANCHES)))
+        begun = [
+            replace(prompts[b.prompt_number], prefill=prompts[b.prompt_number].prefill + b.text)
+            for b in branches
+        ]
+        answers = await _generate(tools, progress, begun, range(len(begun)), sampling)
+        for i, branch in enumerate(branches):
+            (answer,) = answers[i]
+            whole = replace(answer, text=branch.text + answer.text)
+            _add(progress, branch.prompt_number, 0, whole, sampling, branch=branch.text)
+            frontier.add(_branches(progress, branch, answer))
+        allowance -= len(branches)
+
+
+def _branches(progress: Progress, begun: Branch, answer: Completion) -> Iterator[Branch]:
+    bundle, prompt = progress.bundles[begun.prompt_number], progress.round.prompts[begun.prompt_number]
+    return branches_of(begun, answer, _original(bundle, prompt))
+
+
+def _tried(progress: Progress, prompts: Sequence[Prompt]) -> set[tuple[int, str]]:
+    """Return the beginnings that earlier rounds drafted at this depth, by the prompt's number in this one."""
+    numbers = {prompt: i for i, prompt in enumerate(prompts)}
+    depth = progress.round.rung.recurrence_depth
+    return {
+        (numbers[prompt], entry.branch)
+        for round_ in progress.record.rounds[:-1]
+        for entry in round_.candidates
+        if entry.branch and entry.prompt_number is not None and entry.candidate.recurrence_depth == depth
+        if (prompt := round_.prompts[entry.prompt_number].prompt) in numbers
+    }
 
 
 async def _draft_samples(
@@ -114,7 +122,7 @@ async def _draft_samples(
 ) -> None:
     rung, planner = progress.round.rung, tools.settings.planner
     num_samples = allowance // len(prompts)
-    if rung.strategy == "line":
+    if rung.strategy in ("line", "insert"):
         num_samples = min(num_samples, _MAX_UNWRITTEN_SAMPLES if _writes_new(progress) else _MAX_LINE_SAMPLES)
     if num_samples <= 0:
         return

@@ -12,7 +12,7 @@ from pipeline.context.localise import localise as rank_suspects
 from pipeline.context.localise import named_suspects
 from pipeline.context.packing import pack as pack_suspect
 from pipeline.core import ContextBundle, GeneratorInfo, Prompt, Suspect, TestCase, TestStatus
-from pipeline.draft.lines import Span, statement_spans
+from pipeline.draft.lines import Span, gap_spans, statement_spans
 from pipeline.draft.prompt import Feedback, render_prompt
 from pipeline.exceptions import LimitReachedError
 from pipeline.graph.routing import next_rung
@@ -81,7 +81,7 @@ def _suspects_of(progress: Progress, rung: Rung) -> tuple[list[Suspect], int]:
     What is not written yet has no lines to ask for, and comes before what may be wrong.
     """
     unwritten = [suspect for suspect in progress.suspects if suspect.is_unwritten][:_MAX_UNWRITTEN]
-    if unwritten and rung.strategy == "line":
+    if unwritten and rung.strategy in ("line", "insert"):
         return unwritten, len(unwritten)
     return progress.suspects, max(rung.num_suspects, len(unwritten))
 
@@ -190,12 +190,13 @@ async def _prompts(
 def _line_spans(progress: Progress, bundle: ContextBundle) -> list[Span | None]:
     """Return the statements to ask for, at most the suspect's share of the round; none for a definition."""
     rung, suspect = progress.round.rung, bundle.suspect
-    if rung.strategy != "line" or not suspect.qualname or suspect.is_unwritten:
+    if rung.strategy not in ("line", "insert") or not suspect.qualname or suspect.is_unwritten:
         return []
     everywhere = progress.footing.covered if progress.footing else progress.covered
     covered = everywhere.get(suspect.path, [])
     ran = [line - suspect.start_line + 1 for line in covered if line > suspect.start_line]
-    spans = statement_spans(bundle.definition, ran=[line for line in ran if line > 1])
+    find = statement_spans if rung.strategy == "line" else gap_spans
+    spans = find(bundle.definition, ran=[line for line in ran if line > 1])
     return [*spans[: max(rung.num_candidates // rung.num_suspects, 1)]]
 
 
