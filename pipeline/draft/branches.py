@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from pipeline.core import Completion
 
 NUM_ALTERNATIVES = 12  # for each step; a completion that begins less likely than these is hardly ever taken
-_NO_TEXT = ("\ufffd", "<|")  # half a character; a special token
+_NO_TEXT = ("\ufffd", "<|", "```")  # half a character; a special token; the answer's end, in other tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def branches_of(begun: Branch, answer: Completion, original: str) -> Iterator[Br
     for step in answer.steps:
         for token, its_logprob in step.alternatives:
             other = (text + token).lstrip()
-            is_text = other and not any(mark in token for mark in _NO_TEXT)
+            is_text = other and not any(mark in other for mark in _NO_TEXT)
             if is_text and not any(whole.startswith(other) for whole in known):
                 yield Branch(begun.prompt_number, text + token, logprob + its_logprob)
         text, logprob = text + step.text, logprob + step.logprob

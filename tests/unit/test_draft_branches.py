@@ -9,12 +9,13 @@ STEPS = (
     Step(" a", -0.2, ((" b", -2.0), (" \ufffd", -2.1))),
     Step(" *", -0.5, ((" -", -1.0), (" +", -1.5))),
     Step(" b", 0.0, ()),
+    Step("\n```", -0.1, (("\n", -3.0), ("\n```\n", -4.0))),
 )
 
 
 def greedy(steps=STEPS):
     return Completion(
-        text="".join(step.text for step in steps),
+        text="".join(step.text for step in steps).removesuffix("\n```"),
         num_prompt_tokens=9,
         num_completion_tokens=len(steps),
         finish_reason="stop",
@@ -27,7 +28,7 @@ def greedy(steps=STEPS):
 def test_a_branch_is_the_greedy_answer_up_to_a_step_and_another_token_there():
     found = {branch.text: branch.logprob for branch in branches_of(Branch(7), greedy(), "pass")}
     assert found[" return a +"] == -0.1 - 0.2 - 1.5
-    assert set(found) == {" result", " return b", " return a -", " return a +"}
+    assert set(found) == {" result", " return b", " return a -", " return a +", " return a * b\n"}
 
 
 def test_what_leads_back_to_the_greedy_answer_or_to_the_original_is_no_branch():
@@ -49,7 +50,7 @@ def test_the_likeliest_branches_come_first_whatever_their_prompts_and_none_comes
     frontier.add(branches_of(Branch(0), greedy(), ORIGINAL))
     frontier.add([Branch(1, "y", -0.8)])
     assert frontier.take(2) == [Branch(1, "y", -0.8), Branch(0, " return a +", -0.1 - 0.2 - 1.5)]
-    assert [branch.text for branch in frontier.take(9)] == [" return b"]
+    assert [branch.text for branch in frontier.take(9)] == [" return b", " return a * b\n"]
     assert not frontier
 
 
