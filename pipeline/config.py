@@ -63,8 +63,8 @@ class Rung(_Section):
     num_suspects: int = Field(default=1, ge=1)
     recurrence_depth: int = Field(default=1, ge=1)
     temperature: float = Field(default=0.8, ge=0)
-    # After a greedy draft of each prompt: branches of these answers, or samples at the temperature.
-    decoding: Literal["branch", "sample"] = "sample"
+    # After a greedy draft of each prompt: splices of these answers, or branches, or samples.
+    decoding: Literal["splice", "branch", "sample"] = "sample"
     context: Literal["narrow", "wide"] = "narrow"  # wide adds callees and siblings
     feedback: bool = False  # show the best failing candidate and why it failed
     model: Literal["own", "strong"] = "own"  # strong: the server of the section `strong`

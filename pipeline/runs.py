@@ -32,7 +32,9 @@ class CandidateRecord(_Record):
     candidate: Candidate
     prompt_number: int | None  # into the round's prompts; None: made of other candidates, not drafted
     completion: Completion
-    branch: str = ""  # what the answer was given to begin with, where it is a branch of the greedy one
+    branch: str = (
+        ""  # how the answer was given to begin, where it leaves the greedy one; a splice is given whole
+    )
     verdict: Verdict | None = None  # None: never tested (refused, duplicate, or not reached yet)
     tests_changed: dict[str, str] = Field(
         default_factory=dict

@@ -24,7 +24,7 @@ class Variant(BaseModel):
     model: str = ""  # empty: as the settings say
     localisation: Literal["own", "oracle"] = "own"  # oracle: the task names the faulty functions
     strategy: Literal["line", "insert", "definition"] = "line"
-    decoding: Literal["branch", "sample"] = "branch"
+    decoding: Literal["splice", "branch", "sample"] = "branch"
     depth: int = Field(default=1, ge=1)  # passes through the recurrent block
     context: Literal["narrow", "wide"] = "narrow"
     feedback: bool = False  # the second half of the drafts sees the best failing one of the first half

@@ -74,7 +74,7 @@ def arm_name(rung: Rung) -> str:
         f"depth {rung.recurrence_depth}",
         f"T {rung.temperature:g}",
         rung.context,
-        *(["branch"] if rung.decoding == "branch" else []),
+        *([rung.decoding] if rung.decoding != "sample" else []),
         *(["feedback"] if rung.feedback else []),
         *(["strong"] if rung.model == "strong" else []),
     ]

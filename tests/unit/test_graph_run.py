@@ -529,6 +529,19 @@ async def test_no_branch_is_drafted_in_two_rounds(run):
     assert len(set(drafted)) == 7
 
 
+async def test_a_splice_round_tests_what_the_model_nearly_said_and_pays_for_the_copies_alone(run):
+    generator = ScriptedGenerator(reply=lambda *_: "return a - b", steps=wavering)
+    ladder = one_rung(strategy="line", decoding="splice", num_candidates=9)
+    record = await run(Edges(generator, settings=settings_with(ladder)))
+    assert record.status == "solved"
+    copy, *splices = record.rounds[0].candidates
+    assert copy.candidate.refused == "it changes nothing in the program"
+    assert "return a + b" in [entry.completion.text for entry in splices]
+    assert sum(entry.completion.num_completion_tokens for entry in splices) == 0
+    assert not any(entry.candidate.refused.startswith("the same program") for entry in splices)
+    assert len(generator.calls) == 1
+
+
 async def test_where_the_server_tells_no_alternatives_a_branch_round_samples(run):
     generator = ScriptedGenerator(reply=["return a - b", "return a * b", "return a + b"])
     ladder = one_rung(strategy="line", decoding="branch", num_candidates=3)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.core import Candidate, Completion, ContextBundle, Prompt, Sampling
 from pipeline.draft.branches import NUM_ALTERNATIVES, Branch, Frontier, branches_of
-from pipeline.draft.lines import quoted_line
+from pipeline.draft.lines import Span, is_gap, quoted_line
 from pipeline.draft.prompt import STOP
+from pipeline.draft.splices import programs, splices_of
 from pipeline.graph.routing import num_tokens
 from pipeline.graph.state import Progress
 from pipeline.graph.toolbox import Toolbox
@@ -53,26 +54,52 @@ async def _draft_batches(
 ) -> None:
     """Draft each prompt greedily, unless that was done, then branches of these answers, or samples."""
     rung, planner = progress.round.rung, tools.settings.planner
-    branches = rung.decoding == "branch" and rung.temperature > 0
+    leaves_greedy = rung.decoding != "sample" and rung.temperature > 0
     greedy = Sampling(
         recurrence_depth=rung.recurrence_depth,
         seed=planner.seed,
         max_tokens=max_tokens,
         stop=STOP,
-        num_alternatives=NUM_ALTERNATIVES if branches else 0,
+        num_alternatives=NUM_ALTERNATIVES if leaves_greedy else 0,
     )
     fresh = [i for i, p in enumerate(prompts) if not _was_greedy(progress, p)]
-    # Branches leave the greedy answer, so it is asked for again where an earlier round had it.
-    answers = await _generate(tools, progress, prompts, range(len(prompts)) if branches else fresh, greedy)
+    # What leaves the greedy answer begins at it, so it is asked for again where an earlier round had it.
+    wanted = range(len(prompts)) if leaves_greedy else fresh
+    answers = await _generate(tools, progress, prompts, wanted, greedy)
     for i in fresh:
         _add(progress, i, 0, answers[i][0], greedy)
     allowance -= len(fresh)
+    if rung.decoding == "splice":
+        _add_splices(progress, prompts, {i: answer for i, (answer,) in answers.items()}, allowance, greedy)
+        return
     frontier = Frontier(_tried(progress, prompts))
     frontier.add(b for i, (answer,) in answers.items() for b in _branches(progress, Branch(i), answer))
     if frontier:
         await _draft_branches(tools, progress, prompts, frontier, allowance, greedy)
     elif rung.temperature > 0:
         await _draft_samples(tools, progress, prompts, allowance, greedy)
+
+
+def _add_splices(
+    progress: Progress,
+    prompts: Sequence[Prompt],
+    answers: Mapping[int, Completion],
+    allowance: int,
+    sampling: Sampling,
+) -> None:
+    """Add the likeliest splices; they cost no token."""
+
+    def place(number: int) -> tuple[str, Span]:
+        span = progress.round.prompts[number].span
+        assert span is not None
+        return progress.bundles[number].definition, span
+
+    originals = [_original(bundle, prompt) for bundle, prompt in _bundled_prompts(progress)]
+    asked = [i for i in answers if (span := progress.round.prompts[i].span) and not is_gap(span)]
+    found = (splice for i in asked for splice in splices_of(i, answers[i], originals[i]))
+    for splice in programs(found, allowance, place, _tried(progress, prompts)):
+        free = replace(answers[splice.prompt_number], text=splice.text, num_completion_tokens=0, seconds=0.0)
+        _add(progress, splice.prompt_number, 0, free, sampling, branch=splice.text)
 
 
 async def _draft_branches(
