@@ -7,13 +7,11 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from pipeline.draft.source import dedent
-from pipeline.draft.syntax import PARSE_ERRORS, parse, without_docstrings
+from pipeline.draft.syntax import PARSE_ERRORS, Function, parse, parts
 from pipeline.unwritten import is_unwritten
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Module
 Literal = tuple[type, object]
 _CATCH_ALL = frozenset({"Exception", "BaseException", "AssertionError"})
 
@@ -77,34 +75,12 @@ def edited_functions(
                     yield EditedFunction(old, new, tests)
 
 
-@lru_cache(maxsize=16)  # the base is asked for with every candidate
 def _functions(data: bytes) -> dict[str, tuple[Function, str]]:
-    """Return the functions by qualified name, with their dumps; "" is the code outside of all functions.
-
-    Nested ones are inside theirs. Of a name that is defined again (a property's setter) each has its number.
-    """
+    """Return the functions by name with their dumps, "" being the code outside; none of what is no Python."""
     try:
-        tree = without_docstrings(ast.parse(data))
+        return {name: (node, dump) for name, node, dump in parts(data)}
     except PARSE_ERRORS:
         return {}
-    found: dict[str, tuple[Function, str]] = {}
-    seen: Counter[str] = Counter()
-    for name, node in [*_taken_out(tree, ""), ("", tree)]:
-        seen[name] += 1
-        found[f"{name}#{seen[name]}" if seen[name] > 1 else name] = (node, ast.dump(node))
-    return found
-
-
-def _taken_out(node: ast.Module | ast.ClassDef, prefix: str) -> list[tuple[str, Function]]:
-    """Move the functions of a module or class out of it, and return them with their names."""
-    found: list[tuple[str, Function]] = []
-    for child in node.body:
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            found.append((prefix + child.name, child))
-        elif isinstance(child, ast.ClassDef):
-            found += _taken_out(child, f"{prefix}{child.name}.")
-    node.body = [c for c in node.body if not isinstance(c, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return found
 
 
 def _added(old: Function | None, new: Function) -> list[ast.AST]:

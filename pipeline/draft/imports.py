@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
@@ -33,6 +34,7 @@ _WELL_KNOWN = {
     }.items()
     for name in names.split()
 }
+_IMPORTABLE = frozenset(sys.stdlib_module_names) | frozenset(_WELL_KNOWN)
 
 
 def with_missing_imports(data: bytes, base: bytes, answer: str) -> bytes:
@@ -40,9 +42,12 @@ def with_missing_imports(data: bytes, base: bytes, answer: str) -> bytes:
 
     They come from the answer's own imports, else from the standard library. `base`: the file before.
     """
+    words = set(re.findall(r"\w+", answer)) - _names_in(base)[1]
+    if "import" not in words and words.isdisjoint(_IMPORTABLE):
+        return data  # as most edits: a large file takes long to parse
     try:
         tree = ast.parse(data)
-        missing = _unbound(tree) - _unbound_in(base)
+        missing = _unbound(*_names(tree)) - _unbound(*_names_in(base))
     except PARSE_ERRORS:
         return data
     offered = dict(_imports_in(answer)) if missing else {}
@@ -63,21 +68,26 @@ def _import_of(name: str, offered: dict[str, str], tree: ast.Module) -> str:
 
 
 @lru_cache(maxsize=16)  # the base is asked for with every candidate
-def _unbound_in(data: bytes) -> frozenset[str]:
+def _names_in(data: bytes) -> tuple[frozenset[str], frozenset[str]]:
     try:
-        return frozenset(_unbound(ast.parse(data)))
+        return _names(ast.parse(data))
     except PARSE_ERRORS:
-        return frozenset()
+        return frozenset(), frozenset()
 
 
-def _unbound(tree: ast.Module) -> set[str]:
-    """Return the names that are read and bound in no scope of the file; none where a star import may bind."""
+def _unbound(read: frozenset[str], bound: frozenset[str]) -> frozenset[str]:
+    """Return the names that no scope of the file binds; none where a star import may bind them."""
+    return frozenset() if "*" in bound else read - bound
+
+
+def _names(tree: ast.Module) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names that are read, and those that any scope of the file binds."""
     read, bound = set[str](), set(dir(builtins)) | {"__file__", "__path__", "__class__"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
         bound.update(_bound_by(node))
-    return set() if "*" in bound else read - bound
+    return frozenset(read), frozenset(bound)
 
 
 def _bound_by(node: ast.AST) -> Iterator[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Module
 
 # What the parser and the compiler raise on text that nobody checked.
 PARSE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
@@ -41,12 +42,41 @@ def compile_error(data: bytes, path: str) -> str:
     return ""
 
 
-@lru_cache(maxsize=64)  # the base is asked for with every candidate
+@lru_cache(maxsize=16)  # the base is asked for with every candidate, and each candidate more than once
+def parts(data: bytes) -> tuple[tuple[str, Function, str], ...]:
+    """Return the functions of a file with their names and dumps, without docstrings, and last the rest of it.
+
+    Nested functions are inside theirs. Of a name that is defined again (a property's setter) each has its
+    number. The rest has no name; what was taken out of it left a `pass` behind. Nobody may change the trees.
+
+    Raises:
+        PARSE_ERRORS: the data is no Python.
+    """
+    tree = without_docstrings(ast.parse(data))
+    found: list[tuple[str, Function, str]] = []
+    seen: Counter[str] = Counter()
+    for name, node in [*_taken_out(tree, ""), ("", tree)]:
+        seen[name] += 1
+        found.append((f"{name}#{seen[name]}" if seen[name] > 1 else name, node, ast.dump(node)))
+    return tuple(found)
+
+
+def _taken_out(node: ast.Module | ast.ClassDef, prefix: str) -> list[tuple[str, Function]]:
+    found: list[tuple[str, Function]] = []
+    for i, child in enumerate(node.body):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.append((prefix + child.name, child))
+            node.body[i] = ast.Pass()
+        elif isinstance(child, ast.ClassDef):
+            found += _taken_out(child, f"{prefix}{child.name}.")
+    return found
+
+
+@lru_cache(maxsize=64)
 def fingerprint(path: str, data: bytes) -> str:
     """Return a hash of the program without docstrings, comments and layout; of the bytes if it is none."""
     try:
-        tree = without_docstrings(ast.parse(data))
-        body = ast.dump(tree)
+        body = "\0".join(dump for _, _, dump in parts(data))
     except PARSE_ERRORS:
         body = repr(data)
     return hashlib.sha256(f"{path}\0{body}".encode("utf-8", "surrogatepass")).hexdigest()
