@@ -168,7 +168,7 @@ def run_and_kill(work: Path, has_progressed: Callable[[], bool], dice: random.Ra
     command = [sys.executable, "-m", "tests.integration.planner_tools", str(work), *answers]
     with subprocess.Popen(command, cwd=ROOT) as process:
         give_up_at = time.monotonic() + 120
-        delay = dice.uniform(0.0, 3.0)
+        delay = dice.uniform(0.0, 0.5)
         while process.poll() is None:
             assert time.monotonic() < give_up_at, "the run stands still"
             if has_progressed():

@@ -99,7 +99,8 @@ async def test_named_files_come_back_from_results(sandbox: Sandbox) -> None:
 
 
 async def test_a_noisy_daemon_does_not_spoil_what_comes_after_the_command(sandbox: Sandbox) -> None:
-    script = "(while :; do echo noise; done) & (while :; do echo x >> /results/f; done) & sleep 0.2; exit 5"
+    daemons = "(while :; do echo noise; done) & (while :; do echo x >> /results/f; done) &"
+    script = f"{daemons} until [ -s /results/f ]; do :; done; exit 5"
     result = await sandbox.run(shell(script, collect=("f",), limits=limits(output_bytes=8 << 20)))
     assert (result.outcome, result.exit_code) == (Outcome.EXITED, 5)
     assert set(result.collected["f"].split()) == {b"x"}
