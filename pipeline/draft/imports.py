@@ -34,6 +34,7 @@ _WELL_KNOWN = {
     }.items()
     for name in names.split()
 }
+_WORD = re.compile(r"\w+")
 _IMPORTABLE = frozenset(sys.stdlib_module_names) | frozenset(_WELL_KNOWN)
 
 
@@ -42,8 +43,8 @@ def with_missing_imports(data: bytes, base: bytes, answer: str) -> bytes:
 
     They come from the answer's own imports, else from the standard library. `base`: the file before.
     """
-    words = set(re.findall(r"\w+", answer)) - _names_in(base)[1]
-    if "import" not in words and words.isdisjoint(_IMPORTABLE):
+    words = set(_WORD.findall(answer)) | {word.decode() for word in _words(data) - _words(base)}
+    if "import" not in words and (words - _names_in(base)[1]).isdisjoint(_IMPORTABLE):
         return data  # as most edits: a large file takes long to parse
     try:
         tree = ast.parse(data)
@@ -68,6 +69,11 @@ def _import_of(name: str, offered: dict[str, str], tree: ast.Module) -> str:
 
 
 @lru_cache(maxsize=16)  # the base is asked for with every candidate
+def _words(data: bytes) -> frozenset[bytes]:
+    return frozenset(re.findall(rb"[A-Za-z_]\w*", data))
+
+
+@lru_cache(maxsize=16)
 def _names_in(data: bytes) -> tuple[frozenset[str], frozenset[str]]:
     try:
         return _names(ast.parse(data))
