@@ -7,12 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pipeline.bench.coverage_map import CoverageMap
 from pipeline.bench.mutation import Mutation, mutations
 from pipeline.bench.source import Source
 from pipeline.exceptions import InputError
 from pipeline.snapshot import Snapshot
-from pipeline.testrun import is_trusted
+from pipeline.testrun import CoverageMap, is_trusted
 
 _MAX_SOURCE_BYTES = 512 << 10
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.bench.coverage_map import OPTIONS, SCRIPT, CoverageMap, read_map
 from pipeline.core import (
     Outcome,
     PreparedEnvironment,
@@ -22,7 +21,17 @@ from pipeline.exceptions import InputError, PrepareError, SandboxError
 from pipeline.ledger import LedgerSandbox
 from pipeline.protocols import Sandbox
 from pipeline.snapshot import Snapshot, tar_of
-from pipeline.testrun import TestCommand, build_request, explain_no_start, parse_test_command, read_report
+from pipeline.testrun import (
+    COVERAGE_OPTIONS,
+    CoverageMap,
+    TestCommand,
+    build_request,
+    explain_no_start,
+    parse_test_command,
+    read_map,
+    read_report,
+    under_coverage,
+)
 
 _BASE_LIMITS = SandboxLimits(
     wall_seconds=600.0, cpu_seconds=1200.0, memory_bytes=2 << 30, num_pids=512, output_bytes=64 << 20
@@ -137,7 +146,10 @@ class Harness:
         return shlex.join([*(f"{name}={value}" for name, value in self._command.env.items()), *words])
 
     async def _covered(self) -> tuple[TestReport, CoverageMap]:
-        for options in (OPTIONS, (*OPTIONS, "-o", "addopts=")):  # nothing else undoes a --no-cov there
+        for options in (
+            COVERAGE_OPTIONS,
+            (*COVERAGE_OPTIONS, "-o", "addopts="),
+        ):  # nothing else undoes a --no-cov there
             report, result = await self._run("covered", options=options, wrapped=True, limits=_BASE_LIMITS)
             if (coverage := read_map(result, self._paths)) is not None and coverage.tests:
                 return report, coverage
@@ -187,8 +199,7 @@ class Harness:
             paths=self._snapshot.paths,
         )
         if wrapped:
-            python, *rest = request.argv
-            request = replace(request, argv=(python, "-c", SCRIPT, *rest))
+            request = under_coverage(request)
         result = await self._sandbox.run(request)
         if result.outcome is Outcome.INFRA_ERROR:
             raise SandboxError(

@@ -26,6 +26,8 @@ class Evidence:
 
     failures: tuple[TestCase, ...]  # the failing target tests of the baseline
     covered: Mapping[str, frozenset[int]] = field(default_factory=dict)  # path -> lines that they ran
+    # path -> line -> from 0 to 1, of covered lines: how much more failing than passing tests run it
+    suspicion: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     statement: str = ""  # the text
     implements: bool = False  # the task is to write what is missing, not to repair what is there
 

@@ -21,8 +21,10 @@ from pipeline.unwritten import is_unwritten, says_unwritten
 
 # Weights say how much one kind of evidence counts against another; a full BM25 score is 1.
 _TRACEBACK, _CALLED, _NAMED, _CALLEE, _STATEMENT = 3.0, 2.0, 1.0, 0.75, 1.0
-_NOT_COVERED = 0.05  # factor: a function that no failing test ran is hardly the fault
-_UNWRITTEN = 10.0  # a function without a body that failing tests reach: nothing else can be said before it
+_COVERED, _NOT_COVERED = 0.5, 0.05  # added; factor: a function that no failing test ran is hardly the fault
+_SPECTRUM = 6.0  # times the highest Ochiai of a line of the body: of one, only failing tests run it
+_NAMES_BESIDE_SPECTRUM = 0.5  # factor: what failing tests call, passing ones mostly call as well
+_UNWRITTEN = 20.0  # a function without a body that failing tests reach: nothing else can be said before it
 _BUILTINS = frozenset(dir(builtins))
 _MAX_SOURCE_BYTES = 1 << 20  # a larger file is generated or data
 
@@ -40,7 +42,7 @@ def localise(snapshot: Snapshot, evidence: Evidence, *, num_suspects: int) -> tu
     _add_tracebacks(board, snapshot, evidence.failures)
     _add_names(board, snapshot, evidence, sources)
     _add_bm25(board, _query(snapshot, evidence), sources)
-    _apply_coverage(board, evidence.covered)
+    _apply_coverage(board, evidence)
     _add_unwritten(board, sources, evidence)
     return board.ranked(num_suspects)
 
@@ -147,22 +149,23 @@ def _add_names(
     called = frozenset().union(*(called_names(text.encode()) for text in tests))
     mentioned = frozenset().union(*(identifiers(text) for text in tests))
     in_statement = identifiers(evidence.statement)
+    factor = _NAMES_BESIDE_SPECTRUM if evidence.suspicion else 1.0
     callees: set[str] = set()
     for definition in board.corpus:
+        # One common name ("get") must not outweigh a traceback, so many namesakes share the weight.
+        share = factor / board.num_namesakes[definition.name]
         owner = definition.parent.rpartition(".")[2]
         if definition.name in called or (definition.name == "__init__" and owner in called):
-            # One common name ("get") must not outweigh a traceback, so many namesakes share the weight.
-            board.add(definition, _CALLED / board.num_namesakes[definition.name], "called by a failing test")
+            board.add(definition, _CALLED * share, "called by a failing test")
             callees |= called_names(sources[definition].encode())
         elif definition.name in mentioned:
-            board.add(definition, _NAMED / board.num_namesakes[definition.name], "named in a failing test")
+            board.add(definition, _NAMED * share, "named in a failing test")
         if definition.name in in_statement and len(definition.name) > 3:
             board.add(definition, _STATEMENT, "named in the issue")
     for definition in board.corpus:
         if definition.name in callees and definition.name not in called:
-            board.add(
-                definition, _CALLEE / board.num_namesakes[definition.name], "called by what a test calls"
-            )
+            share = factor / board.num_namesakes[definition.name]
+            board.add(definition, _CALLEE * share, "called by what a test calls")
 
 
 def _test_sources(snapshot: Snapshot, failures: Iterable[TestCase]) -> list[str]:
@@ -188,18 +191,23 @@ def _add_bm25(board: _Board, query: str, sources: Mapping[Definition, str]) -> N
             board.add(definition, float(score / highest), f"BM25 {score / highest:.2f} of the best")
 
 
-def _apply_coverage(board: _Board, covered: Mapping[str, frozenset[int]]) -> None:
-    if not covered:
+def _apply_coverage(board: _Board, evidence: Evidence) -> None:
+    if not evidence.covered:
         return
     for definition in board.corpus:
         # The def line itself runs at import: only a line of the body is evidence.
-        ran = covered.get(definition.path, frozenset())
-        if any(
-            definition.body_line <= line <= definition.end_line and line > definition.def_line for line in ran
-        ):
-            board.add(definition, 0.5, "run by a failing test")
-        else:
+        ran = [n for n in evidence.covered.get(definition.path, ()) if _is_in_body(definition, n)]
+        if not ran:
             board.scores[definition] *= _NOT_COVERED
+            continue
+        board.add(definition, _COVERED, "run by a failing test")
+        suspicion = evidence.suspicion.get(definition.path, {})
+        if worst := max(suspicion.get(n, 0.0) for n in ran):
+            board.add(definition, _SPECTRUM * worst, f"Ochiai {worst:.2f}")
+
+
+def _is_in_body(definition: Definition, line: int) -> bool:
+    return definition.body_line <= line <= definition.end_line and line > definition.def_line
 
 
 def _add_unwritten(board: _Board, sources: Mapping[Definition, str], evidence: Evidence) -> None:

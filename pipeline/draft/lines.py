@@ -8,30 +8,35 @@ Which statement is wrong need not be known: each is asked for, and the tests tel
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from pipeline.draft.source import dedent, indentation
 from pipeline.draft.syntax import first_definition
 
 _INDENT_WIDTH = 4
+_NOT_KNOWN: Mapping[int, float] = MappingProxyType({})
 Span = tuple[int, int]  # first and last line, from 1, within the definition; (n, n - 1) is the gap before n
 
 
-def statement_spans(definition: str, *, ran: Collection[int] = ()) -> list[Span]:
-    """Return the lines of each statement; of a compound one those of its header. The docstring is none.
+def statement_spans(definition: str, *, ran: Mapping[int, float] = _NOT_KNOWN) -> list[Span]:
+    """Return the lines of each statement, the most suspicious first; of a compound one those of its header.
 
-    `ran`: the lines that failing tests ran; where given, a statement without any is left out. Text that does
-    not parse has no statements.
+    The docstring is none. `ran`: the lines that failing tests ran, and how suspicious each is; where given, a
+    statement without any is left out. Text that does not parse has no statements.
     """
     node = first_definition(dedent(definition))
     if node is None:
         return []
     body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
     spans = list(dict.fromkeys(_spans(body)))
-    return [(first, last) for first, last in spans if not ran or any(first <= line <= last for line in ran)]
+    if not ran:
+        return spans
+    values = {(first, last): [ran[n] for n in range(first, last + 1) if n in ran] for first, last in spans}
+    return sorted((span for span in spans if values[span]), key=lambda span: -max(values[span]))
 
 
-def gap_spans(definition: str, *, ran: Collection[int] = ()) -> list[Span]:
+def gap_spans(definition: str, *, ran: Mapping[int, float] = _NOT_KNOWN) -> list[Span]:
     """Return the gap before each statement: where one may be missing. `ran` as above."""
     return [(first, first - 1) for first, _ in statement_spans(definition, ran=ran)]
 

@@ -49,6 +49,7 @@ class Progress(BaseModel):
     environment: PreparedEnvironment | None = None
     laid: dict[str, bytes] = Field(default_factory=dict)  # files over the exported tree, for all that follows
     covered: dict[str, list[int]] = Field(default_factory=dict)  # path -> lines that the failing tests ran
+    suspicion: dict[str, dict[int, float]] = Field(default_factory=dict)  # path -> line -> Ochiai, of these
     bundles: list[ContextBundle] = Field(default_factory=list)  # of this round, one for each prompt
     drafted: dict[str, Drafted] = Field(default_factory=dict)  # of this round, by candidate id
     attempts: dict[str, Attempt] = Field(default_factory=dict)  # by suspect

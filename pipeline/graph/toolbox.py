@@ -35,6 +35,7 @@ from pipeline.testrun import (
     parse_test_command,
     read_report,
     trusted_layer,
+    under_coverage,
 )
 from pipeline.workspace import load_snapshot
 
@@ -148,6 +149,7 @@ class Toolbox:
         test_ids: Iterable[str] | None = None,
         options: Sequence[str] = (),
         limits: SandboxLimits | None = None,
+        with_coverage: bool = False,
     ) -> tuple[SandboxResult, TestReport]:
         """Run the test command, or some of its tests, on the snapshot with these files laid over it."""
         assert progress.environment is not None
@@ -165,7 +167,7 @@ class Toolbox:
             paths=self.snapshot.paths,
             also=(reproduction.path,) if reproduction and reproduction.path else (),
         )
-        result = await self.sandbox.run(request)
+        result = await self.sandbox.run(under_coverage(request) if with_coverage else request)
         progress.record.num_sandbox_runs += 1
         progress.record.sandbox_seconds += result.wall_seconds
         return result, read_report(result, self.command, self.paths | set(files or ()))

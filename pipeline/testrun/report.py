@@ -5,9 +5,8 @@ All of it was written by the tested process, so it is read as untrusted text.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from defusedxml import ElementTree
@@ -15,7 +14,7 @@ from defusedxml.common import DefusedXmlException
 
 from pipeline.core import Outcome, SandboxResult, TestCase, TestReport, TestStatus
 from pipeline.testrun.command import TestCommand
-from pipeline.testrun.request import COVERAGE, JUNIT
+from pipeline.testrun.request import JUNIT
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element  # the type alone: defusedxml does the parsing
@@ -53,15 +52,6 @@ def read_report(result: SandboxResult, command: TestCommand, paths: Collection[s
     )
 
 
-def read_coverage(result: SandboxResult, paths: Collection[str]) -> dict[str, list[int]]:
-    """Return which lines of which files ran; empty where there is no readable account."""
-    try:
-        files = json.loads(result.collected[COVERAGE])["files"]
-        return {path: _line_numbers(entry) for path, entry in files.items() if path in paths}
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
-        return {}
-
-
 def exception_line(details: str, message: str = "") -> str:
     """Return the line that names the exception, from a traceback or from a report's message."""
     marked = re.findall(
@@ -72,11 +62,6 @@ def exception_line(details: str, message: str = "") -> str:
     plain = re.findall(r"^((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b(?::.*)?)$", details, re.M)
     first = message.strip().split("\n")[0]
     return str(plain[-1]).strip() if plain and first in ("", "collection failure") else first
-
-
-def _line_numbers(entry: Mapping[str, object]) -> list[int]:
-    lines = entry["executed_lines"]
-    return sorted(n for n in lines if isinstance(n, int)) if isinstance(lines, list) else []
 
 
 def _command_cases(result: SandboxResult, output: str) -> tuple[tuple[TestCase, ...], str]:

@@ -83,11 +83,6 @@ def build_request(
     )
 
 
-def coverage_options() -> tuple[str, ...]:
-    """Return the options that make pytest-cov write which lines ran."""
-    return ("--cov=.", f"--cov-report=json:/results/{COVERAGE}", "--cov-fail-under=0")
-
-
 def hang_options(limits: SandboxLimits) -> tuple[str, ...]:
     """Return the options that make pytest show where a test hangs, before the sandbox kills it."""
     return ("-o", f"faulthandler_timeout={limits.wall_seconds / 2:g}")

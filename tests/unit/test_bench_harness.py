@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.bench.candidates import Reached, in_fair_order, load_sources, quotas_for, reached
-from pipeline.bench.coverage_map import read_map
 from pipeline.bench.harness import Harness
 from pipeline.bench.mutation import mutations
 from pipeline.bench.source import Edit, Source
@@ -22,6 +21,7 @@ from pipeline.core import Outcome, PreparedEnvironment, SandboxRequest, SandboxR
 from pipeline.exceptions import InputError, PrepareError, SandboxError
 from pipeline.snapshot import Snapshot
 from pipeline.testing import RecordingSandbox
+from pipeline.testrun import read_map
 from tests.unit.junit import PASSED, pytest_result
 
 FILES = {

@@ -1,6 +1,7 @@
 """Localising and packing: the fault ranks high, and a prompt holds what matters within its budget."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,15 @@ def test_a_function_that_no_failing_test_ran_ranks_below_those_that_ran(shapes: 
     )
     names = [s.qualname for s in localise(shapes, evidence, num_suspects=10)]
     assert names.index("Shape.area") < names.index("Shape.perimeter")
+
+
+def test_of_functions_that_failing_tests_ran_the_more_suspicious_ranks_first(shapes: Snapshot) -> None:
+    evidence = Evidence(failures=(), covered={"src/shapes.py": frozenset({23, 30})})
+    for worst, other in ((23, 30), (30, 23)):
+        suspicion = {"src/shapes.py": {worst: 0.9, other: 0.3}}
+        first, *_ = localise(shapes, replace(evidence, suspicion=suspicion), num_suspects=2)
+        assert first.start_line <= worst <= first.end_line
+        assert "Ochiai 0.90" in first.evidence
 
 
 def test_tests_and_setup_files_are_never_suspects(tmp_path: Path) -> None:

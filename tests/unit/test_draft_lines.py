@@ -56,7 +56,7 @@ def test_every_statement_is_asked_for_once_and_the_docstring_never() -> None:
 
 
 def test_a_gap_is_asked_for_before_each_statement_and_its_answer_is_put_there() -> None:
-    gaps = gap_spans(METHOD, ran={10})
+    gaps = gap_spans(METHOD, ran={10: 0.0})
     assert gaps == [(10, 9)]
     assert quoted_line(METHOD, gaps[0]) == "        return items[0]"
     answer = "items = sorted(items)\n        return items[0]\n```"
@@ -71,11 +71,21 @@ def test_a_gap_is_asked_for_before_each_statement_and_its_answer_is_put_there() 
 
 
 def test_only_statements_that_the_failing_tests_ran_are_asked_for() -> None:
-    spans = statement_spans(METHOD, ran={7, 10, 25})
+    spans = statement_spans(METHOD, ran={7: 0.0, 10: 0.0, 25: 0.0})
     assert [quoted_line(METHOD, span).strip()[:12] for span in spans] == [
         "if key is No",
         "return items",
         "return best",
+    ]
+
+
+def test_the_most_suspicious_statement_comes_first_and_ties_stay_in_order() -> None:
+    spans = statement_spans(METHOD, ran={7: 0.5, 10: 0.4, 13: 0.2, 14: 0.9, 25: 0.5})
+    assert [quoted_line(METHOD, span).strip()[:12] for span in spans] == [
+        "best = max(\n",
+        "if key is No",
+        "return best",
+        "return items",
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 
 import pytest
@@ -20,7 +19,6 @@ from pipeline.testrun import (
     is_trusted,
     missing_module,
     parse_test_command,
-    read_coverage,
     read_report,
     trusted_layer,
 )
@@ -240,20 +238,6 @@ def test_another_command_is_one_test():
 @settings(max_examples=100, deadline=None)
 def test_no_report_makes_it_raise(data, exit_code):
     read_report(pytest_result({}, exit_code=exit_code, collected={"junit.xml": data}), PYTEST, PATHS)
-
-
-def test_coverage_is_read_for_files_of_the_tree_only():
-    data = json.dumps(
-        {"files": {"pkg/mod.py": {"executed_lines": [2, 1]}, "/etc/x.py": {"executed_lines": [1]}}}
-    )
-    assert read_coverage(pytest_result({}, collected={"coverage.json": data.encode()}), PATHS) == {
-        "pkg/mod.py": [1, 2]
-    }
-
-
-@pytest.mark.parametrize("data", [b"", b"[]", b'{"files": 3}', b'{"files": {"pkg/mod.py": 3}}', b"\xff"])
-def test_unreadable_coverage_is_no_coverage(data):
-    assert read_coverage(pytest_result({}, collected={"coverage.json": data}), PATHS) == {}
 
 
 def no_start(outcomes, **overrides):

@@ -11,7 +11,16 @@ from pipeline.context.failures import Evidence
 from pipeline.context.localise import localise as rank_suspects
 from pipeline.context.localise import named_suspects
 from pipeline.context.packing import pack as pack_suspect
-from pipeline.core import ContextBundle, GeneratorInfo, Prompt, Suspect, TestCase, TestStatus
+from pipeline.core import (
+    ContextBundle,
+    GeneratorInfo,
+    Outcome,
+    Prompt,
+    Suspect,
+    TestCase,
+    TestReport,
+    TestStatus,
+)
 from pipeline.draft.lines import Span, gap_spans, statement_spans
 from pipeline.draft.prompt import Feedback, render_prompt
 from pipeline.exceptions import LimitReachedError
@@ -21,19 +30,26 @@ from pipeline.graph.toolbox import Toolbox
 from pipeline.policy.arms import ArmStats, stats_of
 from pipeline.runs import PromptRecord, RoundRecord
 from pipeline.telemetry import Action
-from pipeline.testrun import coverage_options, is_trusted, read_coverage
+from pipeline.testrun import COVERAGE_OPTIONS, CoverageMap, is_trusted, ochiai, read_map
 
 _PYTEST_FILES = frozenset({"pyproject.toml", "pytest.ini", "setup.cfg", "tox.ini"})
 _WITHOUT_ADDOPTS = ("-o", "addopts=")  # nothing on the command line undoes a --no-cov there
-_COVERAGE_BYTES = 32 << 20  # the account names every line of the tree: some megabytes for a large one
+_COVERAGE_BYTES = 32 << 20  # the map names every line of the tree: some megabytes for a large one
+_MAX_SUITE_SECONDS = 60.0  # a longer suite is not run again for what its passing tests say
+_COVERAGE_SLOWDOWN = 3  # at most, mostly; the run must end within the sandbox's limit
 _MAX_UNWRITTEN = 8  # suspects of a round that are to be written: each repairs other tests
 _MIN_COMPLETION_TOKENS = 64  # less room than this is no room for an answer
 
 
 async def localise(tools: Toolbox, progress: Progress) -> None:
-    """Fill in the coverage of the failing tests and the suspects, best first."""
+    """Fill in the coverage of the tests and the suspects, best first."""
     assert progress.record.baseline is not None
-    progress.covered, _ = await covered_lines(tools, progress, progress.record.baseline.fail_to_pass)
+    suspicion = await _suspicion(tools, progress)
+    if suspicion is None:
+        progress.covered, _ = await covered_lines(tools, progress, progress.record.baseline.fail_to_pass)
+    else:
+        progress.suspicion = suspicion
+        progress.covered = {path: list(lines) for path, lines in suspicion.items()}
     progress.record.suspects = await suspects_in(tools, progress)
     _tell_unwritten(tools, progress.record.suspects)
     progress.arm_stats = await asyncio.to_thread(_arm_stats, tools, (await tools.generator.info()).model)
@@ -110,6 +126,25 @@ async def suspects_in(tools: Toolbox, progress: Progress) -> list[Suspect]:
     return [suspect for suspect in found if not is_trusted(suspect.path)]
 
 
+async def _suspicion(tools: Toolbox, progress: Progress) -> dict[str, dict[int, float]] | None:
+    """Return how suspicious failing and passing tests together make each line that failing ones run.
+
+    The whole command runs once more, under coverage. Nothing where that cannot be told; None where no test
+    passes or the suite takes long, so that the failing tests should run alone.
+    """
+    baseline = progress.record.baseline
+    assert baseline is not None
+    failing = _that_end(tools, progress, baseline.fail_to_pass)
+    longest = min(_MAX_SUITE_SECONDS, tools.task.limits.sandbox.wall_seconds / _COVERAGE_SLOWDOWN)
+    if not failing or not baseline.pass_to_pass or baseline.wall_seconds > longest:
+        return None
+    options = [f"--deselect={test_id}" for test_id in sorted(_hanging(progress))]
+    coverage, report = await _run_covered(tools, progress, options=options)
+    if report.outcome is not Outcome.EXITED:
+        return None
+    return ochiai(coverage, failing, baseline.pass_to_pass) if coverage else {}
+
+
 async def covered_lines(
     tools: Toolbox,
     progress: Progress,
@@ -121,23 +156,50 @@ async def covered_lines(
 
     Nothing where that cannot be told, which is no failure.
     """
-    assert progress.record.baseline is not None
-    hanging = {
-        case.test_id for case in progress.record.baseline.failures if case.message.startswith("Timeout")
-    }
-    wanted = [test_id for test_id in test_ids if test_id not in hanging]
-    if tools.command.runner != "pytest" or not any("::" in test_id for test_id in wanted):
+    wanted = _that_end(tools, progress, test_ids)
+    if not wanted:
         return {}, []
+    coverage, report = await _run_covered(tools, progress, files=files, test_ids=wanted)
+    covered = ochiai(coverage, wanted) if coverage else {}
+    bad = [case for case in report.cases if case.status in (TestStatus.FAILED, TestStatus.ERROR)]
+    return {path: list(lines) for path, lines in covered.items()}, [c for c in bad if c.test_id in wanted]
+
+
+def _that_end(tools: Toolbox, progress: Progress, test_ids: Sequence[str]) -> list[str]:
+    """Return the tests without those that hang; none where no test has a name of its own."""
+    wanted = [test_id for test_id in test_ids if test_id not in _hanging(progress)]
+    has_names = tools.command.runner == "pytest" and any("::" in test_id for test_id in wanted)
+    return wanted if has_names else []
+
+
+def _hanging(progress: Progress) -> set[str]:
+    assert progress.record.baseline is not None
+    failures = progress.record.baseline.failures
+    return {case.test_id for case in failures if case.message.startswith("Timeout")}
+
+
+async def _run_covered(
+    tools: Toolbox,
+    progress: Progress,
+    *,
+    files: Mapping[str, bytes] | None = None,
+    test_ids: Sequence[str] | None = None,
+    options: Sequence[str] = (),
+) -> tuple[CoverageMap | None, TestReport]:
+    """Return which tests run which lines, None where that cannot be told, and what became of them."""
     limits = tools.task.limits.sandbox
     limits = limits.model_copy(update={"output_bytes": max(limits.output_bytes, _COVERAGE_BYTES)})
-    options = coverage_options()
-    if _turns_coverage_off(tools):
-        options += _WITHOUT_ADDOPTS
+    addopts = _WITHOUT_ADDOPTS if _turns_coverage_off(tools) else ()
     result, report = await tools.run_tests(
-        progress, "coverage", files=files, test_ids=wanted, options=options, limits=limits
+        progress,
+        "coverage",
+        files=files,
+        test_ids=test_ids,
+        options=(*COVERAGE_OPTIONS, *addopts, *options),
+        limits=limits,
+        with_coverage=True,
     )
-    bad = [case for case in report.cases if case.status in (TestStatus.FAILED, TestStatus.ERROR)]
-    return read_coverage(result, tools.paths), [case for case in bad if case.test_id in wanted]
+    return read_map(result, tools.paths | set(files or ())), report
 
 
 def _turns_coverage_off(tools: Toolbox) -> bool:
@@ -192,12 +254,19 @@ def _line_spans(progress: Progress, bundle: ContextBundle) -> list[Span | None]:
     rung, suspect = progress.round.rung, bundle.suspect
     if rung.strategy not in ("line", "insert") or not suspect.qualname or suspect.is_unwritten:
         return []
-    everywhere = progress.footing.covered if progress.footing else progress.covered
-    covered = everywhere.get(suspect.path, [])
-    ran = [line - suspect.start_line + 1 for line in covered if line > suspect.start_line]
     find = statement_spans if rung.strategy == "line" else gap_spans
-    spans = find(bundle.definition, ran=[line for line in ran if line > 1])
+    spans = find(bundle.definition, ran=lines_run(progress, suspect))
     return [*spans[: max(rung.num_candidates // rung.num_suspects, 1)]]
+
+
+def lines_run(progress: Progress, suspect: Suspect) -> dict[int, float]:
+    """Return the lines of a suspect that failing tests ran, counted within it, and how suspicious each is."""
+    footing, path = progress.footing, suspect.path
+    covered = dict.fromkeys((footing or progress).covered.get(path, []), 0.0)
+    if footing is None:
+        covered |= progress.suspicion.get(path, {})
+    first = suspect.start_line
+    return {n - first + 1: value for n, value in covered.items() if first < n <= suspect.end_line}
 
 
 def _render(
@@ -229,6 +298,7 @@ def _evidence(tools: Toolbox, progress: Progress) -> Evidence:
     return Evidence(
         failures=tuple(footing.failures if footing else progress.record.baseline.failures),
         covered={path: frozenset(lines) for path, lines in covered.items()},
+        suspicion={} if footing else progress.suspicion,
         statement=tools.task.statement,
         implements=tools.task.kind == "implement",
     )

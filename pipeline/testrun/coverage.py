@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.core import SandboxResult
+from pipeline.core import SandboxRequest, SandboxResult
 from pipeline.testrun.request import COVERAGE
 
 # coverage's own JSON names every test at every line; here a line has a number whose bits are the tests.
-SCRIPT = """
+_SCRIPT = """
 import json, os, subprocess, sys
 REPORT = "coverage.json"
 code = subprocess.call([sys.executable, *sys.argv[1:]])
@@ -25,7 +25,7 @@ try:
         for line, contexts in data.contexts_by_lineno(path).items():
             bits, at_import = 0, False
             for context in contexts:
-                name = context.rpartition("|")[0].partition("[")[0]
+                name = context.rpartition("|")[0]
                 if name:
                     bits |= 1 << tests.setdefault(name, len(tests))
                 else:
@@ -38,27 +38,33 @@ except Exception as error:
     print("no coverage:", error, file=sys.stderr)
 sys.exit(code)
 """
-OPTIONS = ("--cov=.", "--cov-context=test", "--cov-report=", "--cov-fail-under=0")
+COVERAGE_OPTIONS = ("--cov=.", "--cov-context=test", "--cov-report=", "--cov-fail-under=0")
 
 
 @dataclass(frozen=True, slots=True)
 class CoverageMap:
-    """Test functions by the lines that they run. Lines count from 1."""
+    """Tests by the lines that they run. Lines count from 1."""
 
-    tests: tuple[str, ...]  # ids of test functions, without parameters
+    tests: tuple[str, ...]  # node ids
     bits: Mapping[str, Mapping[int, int]]  # path -> line -> the tests, as bits
     imported: Mapping[str, frozenset[int]]  # path -> lines that run outside of any test
 
     def tests_at(self, path: str, lines: Iterable[int]) -> frozenset[str]:
-        """Return the test functions that run one of the lines."""
+        """Return the test functions, without parameters, that run one of the lines."""
         at_path, mask = self.bits.get(path, {}), 0
         for line in lines:
             mask |= at_path.get(line, 0)
-        return frozenset(test for i, test in enumerate(self.tests) if mask >> i & 1)
+        return frozenset(test.partition("[")[0] for i, test in enumerate(self.tests) if mask >> i & 1)
 
     def is_imported(self, path: str, lines: Iterable[int]) -> bool:
         """Say whether one of the lines also runs when nothing is tested: while a module is imported."""
         return not self.imported.get(path, frozenset()).isdisjoint(lines)
+
+
+def under_coverage(request: SandboxRequest) -> SandboxRequest:
+    """Return a request for pytest with COVERAGE_OPTIONS as one that also leaves the map of its coverage."""
+    python, *rest = request.argv
+    return replace(request, argv=(python, "-c", _SCRIPT, *rest))
 
 
 def read_map(result: SandboxResult, paths: Collection[str]) -> CoverageMap | None:

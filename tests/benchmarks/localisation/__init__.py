@@ -1,0 +1,1 @@
+"""Where localisation ranks the known faults of the benchmarks, without a model."""
