@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -32,8 +31,8 @@ async def apply(tools: Toolbox, progress: Progress) -> None:
     known = {c.fingerprint: c.candidate_id for c in progress.earlier_candidates() if c.fingerprint}
     tests = _traits_of_tests(tools, progress.record.baseline.fail_to_pass)
     for entry in progress.round.candidates:
-        # Not in the event loop: other tasks of the process wait for it, and a large file takes long to parse.
-        entry.candidate = await asyncio.to_thread(_applied, tools, progress, entry, known, tests)
+        # In no thread: `ast.parse` of CPython 3.11 fails now and then when two threads parse.
+        entry.candidate = _applied(tools, progress, entry, known, tests)
         if entry.candidate.refused:
             tools.say(
                 Action.CANDIDATE_REFUSED,

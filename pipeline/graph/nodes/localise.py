@@ -116,9 +116,9 @@ async def suspects_in(tools: Toolbox, progress: Progress) -> list[Suspect]:
         InputError: the task names a function that is not there.
     """
     if tools.task.functions:
-        return list(await asyncio.to_thread(named_suspects, tools.tree(progress), tools.task.functions))
-    found = await asyncio.to_thread(
-        rank_suspects,
+        return list(named_suspects(tools.tree(progress), tools.task.functions))
+    # In no thread: `ast.parse` of CPython 3.11 fails now and then when two threads parse (SystemError).
+    found = rank_suspects(
         tools.tree(progress),
         _evidence(tools, progress),
         num_suspects=tools.settings.planner.num_suspects,

@@ -40,7 +40,7 @@ async def reproduce(tools: Toolbox, progress: Progress) -> None:
     assert baseline is not None
     if not may_reproduce(tools):
         return
-    project = await asyncio.to_thread(_Project.read, tools)
+    project = _Project.read(tools)  # in no thread: see `localise`
     if baseline.fail_to_pass and speaks_of(
         _texts(tools, baseline.failures), tools.task.statement, project.names
     ):
