@@ -147,9 +147,10 @@ def _cost(record: RunRecord) -> dict[str, Any]:
 def _success(record: RunRecord) -> dict[str, Any]:
     if record.patch is None:
         return {}
-    drafts = [entry.candidate for entry in candidates_of(record)]
+    entries = candidates_of(record)
+    drafts = [entry.candidate for entry in entries]
     number = next(i for i, draft in enumerate(drafts) if draft.candidate_id == record.patch.candidate_id)
-    suspect, after = drafts[number].suspect, candidates_of(record)[number + 1 :]
+    suspect, after = drafts[number].suspect, entries[number + 1 :]
     places = [(s.path, s.start_line, s.qualname) for s in record.suspects]
     place = (suspect.path, suspect.start_line, suspect.qualname)
     return {

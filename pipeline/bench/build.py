@@ -8,8 +8,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.bench.recipe import Recipe, injected
 from pipeline.bench.repository import head_of, make_repository
@@ -21,6 +22,8 @@ from pipeline.snapshot import Snapshot
 from pipeline.workspace.git import gitpython, open_scratch
 from pipeline.workspace.problems import first_error
 
+_Record = TypeVar("_Record", bound=BaseModel)
+
 
 def read_tasks(path: Path) -> list[Task]:
     """Return the tasks of a file of `bench make`.
@@ -28,26 +31,39 @@ def read_tasks(path: Path) -> list[Task]:
     Raises:
         InputError: it cannot be read, a line is no task, or there is none.
     """
-    tasks: dict[str, Task] = {}
+    tasks = read_records(path, Task, id_field="task_id", file="task file", noun="task")
+    if not tasks:
+        raise InputError(f"{path} holds no task")
+    return list(tasks.values())
+
+
+def read_records(
+    path: Path, model: type[_Record], *, id_field: str, file: str, noun: str
+) -> dict[str, _Record]:
+    """Return the records of a file of JSON lines by their ids; `file` and `noun` are for messages.
+
+    Raises:
+        InputError: it cannot be read, a line is no such record, or an id is there twice.
+    """
+    records: dict[str, _Record] = {}
     try:
         lines = path.read_bytes().splitlines()
     except OSError as exc:
-        raise InputError(f"cannot read the task file {path}: {exc.strerror}") from exc
+        raise InputError(f"cannot read the {file} {path}: {exc.strerror}") from exc
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            task = Task.model_validate_json(line)
+            record = model.model_validate_json(line)
         except ValidationError as exc:
             problem = exc.errors()[0]
             where = ".".join(map(str, problem["loc"]))
-            raise InputError(f"{path} line {number} is no task: {where} {problem['msg']}") from exc
-        if task.task_id in tasks:
-            raise InputError(f"{path} line {number}: {task.task_id} is there twice")
-        tasks[task.task_id] = task
-    if not tasks:
-        raise InputError(f"{path} holds no task")
-    return list(tasks.values())
+            raise InputError(f"{path} line {number} is no {noun}: {where} {problem['msg']}") from exc
+        record_id = getattr(record, id_field)
+        if record_id in records:
+            raise InputError(f"{path} line {number}: {record_id} is there twice")
+        records[record_id] = record
+    return records
 
 
 def write_tasks(tasks: Iterable[Task], path: Path) -> None:

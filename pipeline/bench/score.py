@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from pipeline.bench.build import read_records
 from pipeline.bench.verify import run_suite
 from pipeline.core import PreparedEnvironment, Task, TestReport, TestStatus, Verdict, VerdictKind
 from pipeline.exceptions import InputError
@@ -53,24 +54,8 @@ def read_predictions(path: Path) -> dict[str, str]:
     Raises:
         InputError: it cannot be read, a line is no prediction, or an instance is there twice.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as exc:
-        raise InputError(f"cannot read the predictions {path}: {exc.strerror}") from exc
-    patches: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            prediction = Prediction.model_validate_json(line)
-        except ValidationError as exc:
-            problem = exc.errors()[0]
-            where = ".".join(map(str, problem["loc"]))
-            raise InputError(f"{path} line {number} is no prediction: {where} {problem['msg']}") from exc
-        if prediction.instance_id in patches:
-            raise InputError(f"{path} line {number}: {prediction.instance_id} is there twice")
-        patches[prediction.instance_id] = prediction.model_patch or ""
-    return patches
+    found = read_records(path, Prediction, id_field="instance_id", file="predictions", noun="prediction")
+    return {instance_id: prediction.model_patch or "" for instance_id, prediction in found.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Branches of a greedy answer: each begins as that does, and leaves it where the model wavered."""
 
-from pipeline.core import Completion, Step
+from pipeline.core import Step
 from pipeline.draft.branches import Branch, Frontier, branches_of
+from tests.unit.completions import told
 
 ORIGINAL = "    return a - b"
 STEPS = (
@@ -14,15 +15,7 @@ STEPS = (
 
 
 def greedy(steps=STEPS):
-    return Completion(
-        text="".join(step.text for step in steps).removesuffix("\n```"),
-        num_prompt_tokens=9,
-        num_completion_tokens=len(steps),
-        finish_reason="stop",
-        recurrence_depth=1,
-        seconds=0.0,
-        steps=steps,
-    )
+    return told(steps)
 
 
 def test_a_branch_is_the_greedy_answer_up_to_a_step_and_another_token_there():

@@ -1,8 +1,9 @@
 """Splices: the statement itself with a token changed, likeliest first, where the model copied it."""
 
-from pipeline.core import Completion, Step
+from pipeline.core import Step
 from pipeline.draft.branches import Branch
 from pipeline.draft.splices import programs, splices_of
+from tests.unit.completions import told
 
 DEFINITION = "def f(a, b):\n    return a - b\n"
 ORIGINAL = "    return a - b"
@@ -17,15 +18,7 @@ STEPS = (
 
 
 def copied(steps=STEPS):
-    return Completion(
-        text="".join(step.text for step in steps).removesuffix("\n```"),
-        num_prompt_tokens=9,
-        num_completion_tokens=len(steps),
-        finish_reason="stop",
-        recurrence_depth=1,
-        seconds=0.0,
-        steps=steps,
-    )
+    return told(steps)
 
 
 def place(_number):
