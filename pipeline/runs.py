@@ -48,6 +48,7 @@ class PromptRecord(_Record):
     prompt: Prompt
     num_tokens: int
     span: tuple[int, int] | None = None  # lines of the definition that it asks for; None: all of it
+    suspicion: float = 0.0  # Ochiai of these lines, 0 to 1; 0 where it cannot be told
 
 
 class RoundRecord(_Record):

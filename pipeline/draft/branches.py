@@ -24,7 +24,7 @@ class Branch:
 
     prompt_number: int
     text: str = ""
-    logprob: float = 0.0  # of the text, natural logarithm
+    logprob: float = 0.0  # of the text, natural logarithm; and of the place, where a prior says more of it
 
 
 class Frontier:

@@ -32,13 +32,18 @@ def statement_spans(definition: str, *, ran: Mapping[int, float] = _NOT_KNOWN) -
     spans = list(dict.fromkeys(_spans(body)))
     if not ran:
         return spans
-    values = {(first, last): [ran[n] for n in range(first, last + 1) if n in ran] for first, last in spans}
-    return sorted((span for span in spans if values[span]), key=lambda span: -max(values[span]))
+    spans = [span for span in spans if any(n in ran for n in range(span[0], span[1] + 1))]
+    return sorted(spans, key=lambda span: -suspicion_of(span, ran))
 
 
 def gap_spans(definition: str, *, ran: Mapping[int, float] = _NOT_KNOWN) -> list[Span]:
     """Return the gap before each statement: where one may be missing. `ran` as above."""
     return [(first, first - 1) for first, _ in statement_spans(definition, ran=ran)]
+
+
+def suspicion_of(span: Span, ran: Mapping[int, float]) -> float:
+    """Return how suspicious the statement is, or the one behind the gap; 0 where it cannot be told."""
+    return max((ran.get(n, 0.0) for n in range(span[0], max(span) + 1)), default=0.0)
 
 
 def is_gap(span: Span) -> bool:

@@ -23,8 +23,11 @@ _TAKES = {1: 0.0, 0: -1.0, 2: -1.0}
 _MAX_LOOKS = 20  # statements that are looked at for each that is wanted: most do not parse
 
 
-def splices_of(prompt_number: int, greedy: Completion, original: str) -> Iterator[Branch]:
-    """Yield the statements that differ from `original` in a token; none where the answer is no copy of it."""
+def splices_of(begun: Branch, greedy: Completion, original: str) -> Iterator[Branch]:
+    """Yield the statements that differ from `original` in a token; none where the answer is no copy of it.
+
+    `begun`: the prompt, and the logprob that its splices start from.
+    """
     if greedy.text.strip() != original.strip():
         return
     tokens = [step.text for step in greedy.steps]
@@ -36,7 +39,7 @@ def splices_of(prompt_number: int, greedy: Completion, original: str) -> Iterato
             if token and not any(mark in token for mark in _FOREIGN):
                 for num_taken, cost in _TAKES.items():
                     rest = "".join(tokens[i + num_taken :]).partition("\n```")[0]
-                    yield Branch(prompt_number, before + token + rest, logprob + cost)
+                    yield Branch(begun.prompt_number, before + token + rest, begun.logprob + logprob + cost)
 
 
 def programs(

@@ -26,14 +26,14 @@ def place(_number):
 
 
 def test_a_token_takes_the_place_of_one_of_two_or_of_none():
-    texts = {splice.text: splice.logprob for splice in splices_of(0, copied(), ORIGINAL)}
+    texts = {splice.text: splice.logprob for splice in splices_of(Branch(0), copied(), ORIGINAL)}
     assert texts[" return a + b"] == -1.5
     assert texts[" return a +"] == texts[" return a + - b"] == -2.5
     assert not any("im_end" in text or "`" in text or "\n" in text for text in texts)
 
 
 def test_only_what_parses_is_a_program_and_each_comes_once_likeliest_first():
-    splices = [*splices_of(0, copied(), ORIGINAL), *splices_of(0, copied(), ORIGINAL)]
+    splices = [*splices_of(Branch(0), copied(), ORIGINAL), *splices_of(Branch(0), copied(), ORIGINAL)]
     texts = [splice.text for splice in programs(splices, 9, place)]
     assert texts[:3] == [" return a - a", " return a + b", " return b - b"]
     assert " return a -= b" not in texts
@@ -42,10 +42,10 @@ def test_only_what_parses_is_a_program_and_each_comes_once_likeliest_first():
 
 
 def test_what_an_earlier_round_tried_is_not_tried_again():
-    splices = list(splices_of(0, copied(), ORIGINAL))
+    splices = list(splices_of(Branch(0), copied(), ORIGINAL))
     assert programs(splices, 1, place, {(0, " return a - a")}) == [Branch(0, " return a + b", -1.5)]
 
 
 def test_an_answer_that_is_no_copy_has_no_splices():
     other = copied((Step(" return", -0.1, ()), Step(" b", -0.1, ((" a", -1.0),))))
-    assert list(splices_of(0, other, ORIGINAL)) == []
+    assert list(splices_of(Branch(0), other, ORIGINAL)) == []

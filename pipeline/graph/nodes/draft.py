@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,9 @@ _SPARE_LINE_TOKENS = 48
 _EDIT_TOKENS = 512  # of an answer that edits several places: the suspect's size says little of it
 _UNWRITTEN_TOKENS = 448  # of an answer whose original says nothing of its length
 _MAX_LINE_SAMPLES = 8  # a line has few likely forms: more samples of it are the same again
+# How much the tests' suspicion of a statement counts beside the model's probabilities of what to write there.
+_SUSPICION_WEIGHT = 2.0
+_LEAST_SUSPICION = 0.02  # so that no statement is out of reach, and the logarithm of none infinite
 _LEAST_BRANCHES = 16  # fewer at a time would leave the engine half empty
 _MAX_UNWRITTEN_SAMPLES = 16  # of each function that is to be written
 
@@ -73,7 +77,9 @@ async def _draft_batches(
         _add_splices(progress, prompts, {i: answer for i, (answer,) in answers.items()}, allowance, greedy)
         return
     frontier = Frontier(_tried(progress, prompts))
-    frontier.add(b for i, (answer,) in answers.items() for b in _branches(progress, Branch(i), answer))
+    frontier.add(
+        b for i, (answer,) in answers.items() for b in _branches(progress, _root(progress, i), answer)
+    )
     if frontier:
         await _draft_branches(tools, progress, prompts, frontier, allowance, greedy)
     elif rung.temperature > 0:
@@ -96,7 +102,7 @@ def _add_splices(
 
     originals = [_original(bundle, prompt) for bundle, prompt in _bundled_prompts(progress)]
     asked = [i for i in answers if (span := progress.round.prompts[i].span) and not is_gap(span)]
-    found = (splice for i in asked for splice in splices_of(i, answers[i], originals[i]))
+    found = (splice for i in asked for splice in splices_of(_root(progress, i), answers[i], originals[i]))
     for splice in programs(found, allowance, place, _tried(progress, prompts)):
         free = replace(answers[splice.prompt_number], text=splice.text, num_completion_tokens=0, seconds=0.0)
         _add(progress, splice.prompt_number, 0, free, sampling, branch=splice.text)
@@ -124,6 +130,12 @@ async def _draft_branches(
             _add(progress, branch.prompt_number, 0, whole, sampling, branch=branch.text)
             frontier.add(_branches(progress, branch, answer))
         allowance -= len(branches)
+
+
+def _root(progress: Progress, number: int) -> Branch:
+    """Return where the answers of a prompt begin: the more suspicious what it asks for, the likelier."""
+    suspicion = max(progress.round.prompts[number].suspicion, _LEAST_SUSPICION)
+    return Branch(number, logprob=_SUSPICION_WEIGHT * math.log(suspicion))
 
 
 def _branches(progress: Progress, begun: Branch, answer: Completion) -> Iterator[Branch]:

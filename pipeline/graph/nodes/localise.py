@@ -21,7 +21,7 @@ from pipeline.core import (
     TestReport,
     TestStatus,
 )
-from pipeline.draft.lines import Span, gap_spans, statement_spans
+from pipeline.draft.lines import Span, gap_spans, statement_spans, suspicion_of
 from pipeline.draft.prompt import Feedback, render_prompt
 from pipeline.exceptions import LimitReachedError
 from pipeline.graph.routing import next_rung
@@ -38,6 +38,7 @@ _COVERAGE_BYTES = 32 << 20  # the map names every line of the tree: some megabyt
 _MAX_SUITE_SECONDS = 60.0  # a longer suite is not run again for what its passing tests say
 _COVERAGE_SLOWDOWN = 3  # at most, mostly; the run must end within the sandbox's limit
 _MAX_UNWRITTEN = 8  # suspects of a round that are to be written: each repairs other tests
+_DRAFTS_PER_LINE = 8  # at least: a round of fewer drafts leaves out statements
 _MIN_COMPLETION_TOKENS = 64  # less room than this is no room for an answer
 
 
@@ -83,6 +84,7 @@ async def pack(tools: Toolbox, progress: Progress) -> None:
         num_packed += 1
         progress.bundles += [bundle] * len(prompts)
         progress.round.prompts += prompts
+    _leave_out_lines(progress)
 
 
 def _tell_unwritten(tools: Toolbox, suspects: Sequence[Suspect]) -> None:
@@ -232,7 +234,7 @@ async def _bundle(tools: Toolbox, progress: Progress, suspect: Suspect, info: Ge
 async def _prompts(
     tools: Toolbox, progress: Progress, bundle: ContextBundle, info: GeneratorInfo
 ) -> list[PromptRecord]:
-    """Return the suspect's prompts: one for the definition, or one for each of its lines.
+    """Return the suspect's prompts: one for the definition, or one for each of its statements.
 
     Raises:
         LimitReachedError: one does not fit the model's window.
@@ -244,7 +246,13 @@ async def _prompts(
     if max(sizes) > info.max_model_tokens - _MIN_COMPLETION_TOKENS:
         raise LimitReachedError(f"its prompt has {max(sizes)} tokens; the window has {info.max_model_tokens}")
     return [
-        PromptRecord(suspect=bundle.suspect, prompt=prompt, num_tokens=size, span=span)
+        PromptRecord(
+            suspect=bundle.suspect,
+            prompt=prompt,
+            num_tokens=size,
+            span=span,
+            suspicion=suspicion_of(span, lines_run(progress, bundle.suspect)) if span else 0.0,
+        )
         for prompt, size, span in zip(prompts, sizes, spans, strict=True)
     ]
 
@@ -257,6 +265,20 @@ def _line_spans(progress: Progress, bundle: ContextBundle) -> list[Span | None]:
     find = statement_spans if rung.strategy == "line" else gap_spans
     spans = find(bundle.definition, ran=lines_run(progress, suspect))
     return [*spans[: max(rung.num_candidates // rung.num_suspects, 1)]]
+
+
+def _leave_out_lines(progress: Progress) -> None:
+    """Keep the prompts for the most suspicious statements of all suspects together, most suspicious first.
+
+    Where the tests say nothing of the statements, all are kept.
+    """
+    asked = list(zip(progress.bundles, progress.round.prompts, strict=True))
+    if not any(prompt.suspicion for _, prompt in asked):
+        return
+    asked.sort(key=lambda pair: -pair[1].suspicion)
+    kept = asked[: max(progress.round.rung.num_candidates // _DRAFTS_PER_LINE, 1)]
+    progress.bundles = [bundle for bundle, _ in kept]
+    progress.round.prompts = [prompt for _, prompt in kept]
 
 
 def lines_run(progress: Progress, suspect: Suspect) -> dict[int, float]:
