@@ -78,6 +78,7 @@ def localised(tmp_path):
         coverage=COVERAGE,
         wall_seconds=0.5,
         instead=lambda _request: None,
+        **rung,
     ):
         def respond(request: SandboxRequest) -> SandboxResult:
             if (other := instead(request)) is not None:
@@ -88,7 +89,7 @@ def localised(tmp_path):
             left = coverage if isinstance(coverage, bytes) else json.dumps(coverage).encode()
             return replace(result, collected={**result.collected, "coverage.json": left})
 
-        rungs = one_rung(strategy="line", num_candidates=8)
+        rungs = one_rung(**{"strategy": "line", "num_candidates": 40, **rung})
         edges = Edges(ScriptedGenerator([""]), RecordingSandbox(respond), settings_with(rungs))
         repo = make_repository(tmp_path / "repo", {MODULE: SOURCE, TEST: TEST_SOURCE})
         task = make_task(repo)
@@ -153,6 +154,21 @@ async def test_a_function_that_only_failing_tests_run_ranks_first_and_its_worst_
         "return price",
     ]
     assert load(dump(progress)) == progress
+
+
+@pytest.mark.parametrize(("num_candidates", "num_lines"), [(4, 1), (16, 2), (48, 6), (200, 7)])
+async def test_a_round_asks_for_the_statements_that_tests_point_at_most_of_all_suspects_together(
+    localised, num_candidates, num_lines
+) -> None:
+    progress, _ = await localised(num_candidates=num_candidates, num_suspects=2)
+    in_order = [
+        *("price = price - 1", "price = price * 2"),
+        *("price = shared(price)", "if discount:", "return price"),
+        *("value = value + 0", "return value"),
+    ]
+    assert asked_for(progress) == in_order[:num_lines]
+    suspicions = [prompt.suspicion for prompt in progress.round.prompts]
+    assert suspicions == sorted(suspicions, reverse=True)
 
 
 @pytest.mark.parametrize(
