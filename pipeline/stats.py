@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.exceptions import InputError
 
 SOLVED_AT = (1, 2, 4, 8, 16, 32)
-SOLVED_WITHIN = (250, 500, 1000, 2000, 4000, 8000)  # completion tokens
+SOLVED_WITHIN = (50, 100, 250, 500, 1000, 2000, 4000, 8000)  # completion tokens
 RECALL_AT = (1, 3, 5, 10)
 CONFIDENCE = 0.95
 _NUM_RESAMPLES = 9_999

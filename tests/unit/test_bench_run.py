@@ -138,7 +138,7 @@ def test_a_task_is_solved_within_the_tokens_of_the_drafts_up_to_its_winner(tmp_p
     ]
     found = figures(batch(tmp_path / "b", rows), tasks(tmp_path), has_own_search=False)
     curve = {num: round(3 * estimate.value) for num, estimate in found.solved_within.items()}
-    assert curve == {250: 1, 500: 1, 1000: 1, 2000: 2, 4000: 2, 8000: 2}
+    assert curve == {50: 0, 100: 0, 250: 1, 500: 1, 1000: 1, 2000: 2, 4000: 2, 8000: 2}
 
 
 def test_rows_of_a_time_that_did_not_count_these_tokens_have_no_such_numbers(tmp_path):
@@ -207,7 +207,7 @@ def test_variants_are_run_and_reported_beside_the_baseline_and_no_run_sees_the_a
         assert [line.get("functions") for line in lines] == [[FAULT] if "oracle" in name else None] * 3
         assert all((Path(line["repo"]) / ".git").is_dir() for line in lines)
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "| variant | @250 | @500 |" in report
+    assert "| variant | @50 | @100 | @250 | @500 |" in report
     assert "- machine: a table" in report
     assert "| `localisation-oracle` | 3 | 100.0 [100.0, 100.0] | +66.7 [" in report
     assert json.loads((tmp_path / "out" / "report.json").read_text())["variants"]["baseline"]["figures"]
