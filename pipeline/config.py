@@ -71,21 +71,14 @@ class Rung(_Section):
 
 
 def _default_ladder() -> tuple[Rung, ...]:
-    # Lines before definitions: a small model copies a definition that it is to rewrite, and a line is cheap.
-    # Samples before depth: samples run in parallel and the tests tell them apart; depth multiplies latency.
+    # By the tokens that each needs for a solved task (docs/benchmarks/repair.md): a small model copies a
+    # definition that it is to rewrite, and the copy of a line already tells what else it nearly said there.
+    # Deeper recurrence solved nothing more with the default model, so no rung asks for it.
     return (
-        Rung(strategy="line", num_candidates=64, num_suspects=2, decoding="branch"),
-        Rung(strategy="line", num_candidates=128, num_suspects=5, decoding="branch"),
-        Rung(num_candidates=8, num_suspects=2),
-        Rung(strategy="line", num_candidates=64, num_suspects=2, decoding="branch", recurrence_depth=2),
-        Rung(
-            num_candidates=8,
-            num_suspects=2,
-            context="wide",
-            feedback=True,
-            temperature=1.0,
-            recurrence_depth=4,
-        ),
+        Rung(strategy="line", num_candidates=64, num_suspects=3, decoding="splice"),
+        Rung(strategy="line", num_candidates=96, num_suspects=5, decoding="branch"),
+        Rung(strategy="insert", num_candidates=64, num_suspects=3, decoding="branch"),
+        Rung(num_candidates=16, num_suspects=2),
     )
 
 

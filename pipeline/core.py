@@ -35,7 +35,7 @@ class Limits(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     wall_seconds: float = Field(default=1800.0, gt=0)
-    num_rounds: int = Field(default=5, ge=1)  # rungs of the escalation ladder that may be climbed
+    num_rounds: int = Field(default=4, ge=1)  # rungs of the escalation ladder that may be climbed
     num_candidates: int = Field(default=320, ge=1)  # drafts in all rounds together
     num_tokens: int = Field(default=200_000, ge=1)  # completion tokens in all
     max_recurrence_depth: int = Field(default=4, ge=1)

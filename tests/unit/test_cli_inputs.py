@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -29,10 +30,12 @@ def test_without_flags_the_defaults_hold():
 
 
 def test_depth_is_the_least_of_every_round_and_max_depth_the_most():
-    assert rungs(Flags(), "recurrence_depth") == [1, 1, 1, 2, 4]
-    assert rungs(Flags(depth=2), "recurrence_depth") == [2, 2, 2, 2, 4]
-    assert rungs(Flags(max_depth=2), "recurrence_depth") == [1, 1, 1, 2, 2]
-    assert rungs(Flags(depth=2, max_depth=2), "recurrence_depth") == [2, 2, 2, 2, 2]
+    assert rungs(Flags(), "recurrence_depth") == [1, 1, 1, 1]
+    thorough = Flags(config="thorough")
+    assert rungs(thorough, "recurrence_depth") == [1, 1, 1, 1, 2, 4]
+    assert rungs(replace(thorough, depth=2), "recurrence_depth") == [2, 2, 2, 2, 2, 4]
+    assert rungs(replace(thorough, max_depth=2), "recurrence_depth") == [1, 1, 1, 1, 2, 2]
+    assert rungs(replace(thorough, depth=2, max_depth=2), "recurrence_depth") == [2, 2, 2, 2, 2, 2]
 
 
 def test_a_depth_above_the_maximum_is_refused_and_says_how_to_raise_it():
@@ -50,15 +53,15 @@ def test_candidates_is_the_number_of_drafts_in_each_round_and_the_limit_makes_ro
 def test_more_rounds_than_rungs_climb_the_last_one_again():
     settings = resolve_settings(Flags(rounds=7))
     assert settings.limits.num_rounds == 7
-    assert settings.planner.ladder[4] == settings.planner.ladder[5] == settings.planner.ladder[6]
+    assert settings.planner.ladder[3:] == settings.planner.ladder[3:4] * 4
 
 
 def test_an_endpoint_takes_the_model_name_and_drafts_at_depth_one_unless_told_otherwise():
     settings = resolve_settings(Flags(endpoint="http://localhost:8000/v1", model="big"))
     assert (settings.endpoint.model, settings.model) == ("big", Settings().model)
-    assert [rung.recurrence_depth for rung in settings.planner.ladder] == [1, 1, 1, 1, 1]
-    deep = Flags(endpoint="http://localhost:8000/v1", max_depth=3)
-    assert rungs(deep, "recurrence_depth") == [1, 1, 1, 2, 3]
+    assert {rung.recurrence_depth for rung in settings.planner.ladder} == {1}
+    deep = Flags(config="thorough", endpoint="http://localhost:8000/v1", max_depth=3)
+    assert rungs(deep, "recurrence_depth") == [1, 1, 1, 1, 2, 3]
 
 
 def test_set_reaches_any_setting_and_a_named_flag_wins_over_it():

@@ -542,9 +542,21 @@ async def test_a_splice_round_tests_what_the_model_nearly_said_and_pays_for_the_
     assert len(generator.calls) == 1
 
 
-async def test_where_the_server_tells_no_alternatives_a_branch_round_samples(run):
+async def test_where_no_answer_is_a_copy_to_splice_a_round_branches(run):
+    def reply(prompt, _sampling, _number):
+        begun = prompt.prefill.rpartition("```python\n")[2]
+        return " b" if begun.endswith(("+", "**")) else "return a * b"
+
+    generator = ScriptedGenerator(reply=reply, steps=wavering)
+    ladder = one_rung(strategy="line", decoding="splice", num_candidates=9)
+    record = await run(Edges(generator, settings=settings_with(ladder)))
+    assert record.status == "solved"
+
+
+@pytest.mark.parametrize("decoding", ["branch", "splice"])
+async def test_where_the_server_tells_no_alternatives_a_round_samples(run, decoding):
     generator = ScriptedGenerator(reply=["return a - b", "return a * b", "return a + b"])
-    ladder = one_rung(strategy="line", decoding="branch", num_candidates=3)
+    ladder = one_rung(strategy="line", decoding=decoding, num_candidates=3)
     record = await run(Edges(generator, settings=settings_with(ladder)))
     assert record.status == "solved"
     assert [s.num_samples for _, s in generator.calls] == [1, 2]

@@ -204,7 +204,7 @@ def test_policy_show_tells_the_order_before_anything_was_learned(home):
     result = CliRunner().invoke(app, ["policy", "show"])
     assert result.exit_code == 0
     assert "rungs are climbed in their order" in result.stdout
-    assert "line 64/2, depth 1" in result.stdout
+    assert "line 64/3, depth 1" in result.stdout
 
 
 def test_policy_learn_counts_finished_runs_once_and_show_tells_them(home, tmp_path):

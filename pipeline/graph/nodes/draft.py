@@ -56,7 +56,11 @@ async def draft(tools: Toolbox, progress: Progress) -> None:
 async def _draft_batches(
     tools: Toolbox, progress: Progress, prompts: Sequence[Prompt], allowance: int, max_tokens: int
 ) -> None:
-    """Draft each prompt greedily, unless that was done, then branches of these answers, or samples."""
+    """Draft each prompt greedily, unless that was done, then as the rung says.
+
+    Where there is nothing to splice, as in a whole definition, it is branches; where the server does not tell
+    what else was likely, it is samples.
+    """
     rung, planner = progress.round.rung, tools.settings.planner
     leaves_greedy = rung.decoding != "sample" and rung.temperature > 0
     greedy = Sampling(
@@ -73,8 +77,7 @@ async def _draft_batches(
     for i in fresh:
         _add(progress, i, 0, answers[i][0], greedy)
     allowance -= len(fresh)
-    if rung.decoding == "splice":
-        _add_splices(progress, prompts, {i: answer for i, (answer,) in answers.items()}, allowance, greedy)
+    if rung.decoding == "splice" and _add_splices(progress, prompts, answers, allowance, greedy):
         return
     frontier = Frontier(_tried(progress, prompts))
     frontier.add(
@@ -89,11 +92,11 @@ async def _draft_batches(
 def _add_splices(
     progress: Progress,
     prompts: Sequence[Prompt],
-    answers: Mapping[int, Completion],
+    answers: Mapping[int, Sequence[Completion]],
     allowance: int,
     sampling: Sampling,
-) -> None:
-    """Add the likeliest splices; they cost no token."""
+) -> bool:
+    """Add the likeliest splices, which cost no token; say whether there were any."""
 
     def place(number: int) -> tuple[str, Span]:
         span = progress.round.prompts[number].span
@@ -102,10 +105,13 @@ def _add_splices(
 
     originals = [_original(bundle, prompt) for bundle, prompt in _bundled_prompts(progress)]
     asked = [i for i in answers if (span := progress.round.prompts[i].span) and not is_gap(span)]
-    found = (splice for i in asked for splice in splices_of(_root(progress, i), answers[i], originals[i]))
-    for splice in programs(found, allowance, place, _tried(progress, prompts)):
-        free = replace(answers[splice.prompt_number], text=splice.text, num_completion_tokens=0, seconds=0.0)
+    found = (splice for i in asked for splice in splices_of(_root(progress, i), answers[i][0], originals[i]))
+    splices = programs(found, allowance, place, _tried(progress, prompts))
+    for splice in splices:
+        copy = answers[splice.prompt_number][0]
+        free = replace(copy, text=splice.text, num_completion_tokens=0, seconds=0.0)
         _add(progress, splice.prompt_number, 0, free, sampling, branch=splice.text)
+    return bool(splices)
 
 
 async def _draft_branches(
