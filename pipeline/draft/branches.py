@@ -54,9 +54,11 @@ class Frontier:
 def branches_of(begun: Branch, answer: Completion, original: str) -> Iterator[Branch]:
     """Yield the beginnings that leave the greedy answer to a beginning, at each of its steps.
 
+    `answer`: whole, with the steps behind the beginning.
+
     Left out is what leads back: another way to spell the answer, or the original that it is to replace.
     """
-    known = ((begun.text + answer.text).lstrip(), original.lstrip())
+    known = (answer.text.lstrip(), original.lstrip())
     text, logprob = begun.text, begun.logprob
     for step in answer.steps:
         for token, its_logprob in step.alternatives:

@@ -57,6 +57,15 @@ def quoted_line(definition: str, span: Span) -> str:
     return "\n".join(dedent(definition).split("\n")[span[0] - 1 : last])
 
 
+def start_of(quoted: str) -> str:
+    """Return how an answer that is to replace the line begins, before the model says anything.
+
+    One space less than the indentation: the model's word begins with that space, and after the whole
+    indentation it would add one.
+    """
+    return indentation(quoted).removesuffix(" ")
+
+
 def replaced_line(definition: str, span: Span, answer: str, *, truncated: bool) -> str:
     """Return the whole definition, dedented, with the answer in the place of the statement or in the gap.
 

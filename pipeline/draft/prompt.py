@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.core import ContextBundle, Message, Prompt
 from pipeline.draft.answer import definition_name
-from pipeline.draft.lines import Span, is_gap, quoted_line
-from pipeline.draft.source import dedent, indentation
+from pipeline.draft.lines import Span, is_gap, quoted_line, start_of
+from pipeline.draft.source import dedent
 from pipeline.draft.syntax import first_definition
 
 DIFF_FENCE = "```diff\n"  # an answer that begins with it is read as a diff first
@@ -99,9 +99,7 @@ def _prefill(bundle: ContextBundle, style: Style, header: str) -> str:
 
 def _line_prefill(definition: str, span: Span) -> str:
     line = quoted_line(definition, span)
-    # One space less than the indentation: the model's word begins with that space, and after the whole
-    # indentation it would add one.
-    start = indentation(line).removesuffix(" ")
+    start = start_of(line)
     if is_gap(span):
         return (
             f"Something is missing before this line:\n```python\n{line}\n```\n"

@@ -1,5 +1,7 @@
 """Branches of a greedy answer: each begins as that does, and leaves it where the model wavered."""
 
+from dataclasses import replace
+
 from pipeline.core import Step
 from pipeline.draft.branches import Branch, Frontier, branches_of
 from tests.unit.completions import told
@@ -33,7 +35,7 @@ def test_what_leads_back_to_the_greedy_answer_or_to_the_original_is_no_branch():
 
 def test_a_branch_is_branched_again_where_its_own_answer_wavered():
     begun = Branch(0, " return a -", -1.3)
-    answer = greedy((Step(" b", -0.1, ((" c", -2.0),)),))
+    answer = replace(greedy((Step(" b", -0.1, ((" c", -2.0),)),)), text=" return a - b")
     assert list(branches_of(begun, answer, "pass")) == [Branch(0, " return a - c", -3.3)]
 
 

@@ -542,15 +542,23 @@ async def test_a_splice_round_tests_what_the_model_nearly_said_and_pays_for_the_
     assert len(generator.calls) == 1
 
 
-async def test_where_no_answer_is_a_copy_to_splice_a_round_branches(run):
+async def test_an_answer_that_leaves_the_statement_is_turned_back_and_the_statement_spliced_all_the_same(run):
     def reply(prompt, _sampling, _number):
         begun = prompt.prefill.rpartition("```python\n")[2]
-        return " b" if begun.endswith(("+", "**")) else "return a * b"
+        return " - b" if begun.endswith(" a") else "return b"
 
     generator = ScriptedGenerator(reply=reply, steps=wavering)
-    ladder = one_rung(strategy="line", decoding="splice", num_candidates=9)
+    ladder = one_rung(strategy="line", decoding="splice", num_candidates=12)
     record = await run(Edges(generator, settings=settings_with(ladder)))
     assert record.status == "solved"
+    first, turned, *splices = record.rounds[0].candidates
+    assert (first.completion.text, turned.branch, turned.completion.text) == (
+        "return b",
+        "return a",
+        "return a - b",
+    )
+    winner = next(entry for entry in splices if entry.verdict and entry.verdict.kind == "resolved")
+    assert (winner.completion.text, winner.completion.num_completion_tokens) == ("return a + b", 0)
 
 
 @pytest.mark.parametrize("decoding", ["branch", "splice"])

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from pipeline.core import Candidate, Completion, ContextBundle, Prompt, Sampling
 from pipeline.draft.branches import NUM_ALTERNATIVES, Branch, Frontier, branches_of
-from pipeline.draft.lines import Span, is_gap, quoted_line
+from pipeline.draft.lines import Span, is_gap, quoted_line, start_of
 from pipeline.draft.prompt import STOP
-from pipeline.draft.splices import programs, splices_of
+from pipeline.draft.splices import Spelling, programs, splices_of
 from pipeline.graph.routing import num_tokens
 from pipeline.graph.state import Progress
 from pipeline.graph.toolbox import Toolbox
@@ -28,6 +28,7 @@ _MAX_LINE_SAMPLES = 8  # a line has few likely forms: more samples of it are the
 # How much the tests' suspicion of a statement counts beside the model's probabilities of what to write there.
 _SUSPICION_WEIGHT = 2.0
 _LEAST_SUSPICION = 0.02  # so that no statement is out of reach, and the logarithm of none infinite
+_MAX_TURNS = 3  # times that an answer is turned back to the statement that it is to spell again
 _LEAST_BRANCHES = 16  # fewer at a time would leave the engine half empty
 _MAX_UNWRITTEN_SAMPLES = 16  # of each function that is to be written
 
@@ -77,8 +78,8 @@ async def _draft_batches(
     for i in fresh:
         _add(progress, i, 0, answers[i][0], greedy)
     allowance -= len(fresh)
-    if rung.decoding == "splice" and _add_splices(progress, prompts, answers, allowance, greedy):
-        return
+    if rung.decoding == "splice":
+        allowance = await _draft_splices(tools, progress, prompts, answers, allowance, greedy)
     frontier = Frontier(_tried(progress, prompts))
     frontier.add(
         b for i, (answer,) in answers.items() for b in _branches(progress, _root(progress, i), answer)
@@ -89,29 +90,64 @@ async def _draft_batches(
         await _draft_samples(tools, progress, prompts, allowance, greedy)
 
 
-def _add_splices(
+async def _draft_splices(
+    tools: Toolbox,
     progress: Progress,
     prompts: Sequence[Prompt],
     answers: Mapping[int, Sequence[Completion]],
     allowance: int,
     sampling: Sampling,
-) -> bool:
-    """Add the likeliest splices, which cost no token; say whether there were any."""
+) -> int:
+    """Draft what spells the statements again, add the likeliest splices, and return what is left to draft.
+
+    The splices themselves cost no token.
+    """
 
     def place(number: int) -> tuple[str, Span]:
         span = progress.round.prompts[number].span
         assert span is not None
         return progress.bundles[number].definition, span
 
-    originals = [_original(bundle, prompt) for bundle, prompt in _bundled_prompts(progress)]
-    asked = [i for i in answers if (span := progress.round.prompts[i].span) and not is_gap(span)]
-    found = (splice for i in asked for splice in splices_of(_root(progress, i), answers[i][0], originals[i]))
-    splices = programs(found, allowance, place, _tried(progress, prompts))
+    num_before = len(progress.round.candidates)
+    spellings = await _spellings(tools, progress, prompts, answers, allowance, sampling)
+    allowance -= len(progress.round.candidates) - num_before
+    found = (splice for i, one in spellings.items() for splice in splices_of(_root(progress, i), one))
+    splices = programs(found, allowance, place, _tried(progress, prompts)) if allowance > 0 else []
     for splice in splices:
-        copy = answers[splice.prompt_number][0]
-        free = replace(copy, text=splice.text, num_completion_tokens=0, seconds=0.0)
+        answer = answers[splice.prompt_number][0]
+        free = replace(answer, text=splice.text, num_completion_tokens=0, finish_reason="stop", seconds=0.0)
         _add(progress, splice.prompt_number, 0, free, sampling, branch=splice.text)
-    return bool(splices)
+    return allowance - len(splices)
+
+
+async def _spellings(
+    tools: Toolbox,
+    progress: Progress,
+    prompts: Sequence[Prompt],
+    answers: Mapping[int, Sequence[Completion]],
+    allowance: int,
+    sampling: Sampling,
+) -> dict[int, Spelling]:
+    """Return the statements as the model spells them again, by prompt.
+
+    Where an answer leaves the statement, one more is drafted that begins behind that place: a draft, too.
+    """
+    spellings: dict[int, Spelling] = {}
+    for i, (bundle, prompt) in enumerate(_bundled_prompts(progress)):
+        if i in answers and prompt.span and not is_gap(prompt.span):
+            original = _original(bundle, prompt)
+            spellings[i] = Spelling(original.removeprefix(start_of(original)))
+            spellings[i].follow(answers[i][0].steps)
+    for _ in range(_MAX_TURNS):
+        turned = [i for i, one in spellings.items() if one.steps and not one.is_whole][: max(allowance, 0)]
+        begun = [Branch(i, spellings[i].text) for i in turned]
+        for branch, answer in zip(
+            begun, await _answers(tools, progress, prompts, begun, sampling), strict=True
+        ):
+            _add(progress, branch.prompt_number, 0, answer, sampling, branch=branch.text)
+            spellings[branch.prompt_number].follow(answer.steps)
+        allowance -= len(turned)
+    return spellings
 
 
 async def _draft_branches(
@@ -125,17 +161,26 @@ async def _draft_branches(
     """Draft the likeliest branches, half of what is left at a time: those open others behind them."""
     while frontier and allowance > 0:
         branches = frontier.take(max(allowance // 2, min(allowance, _LEAST_BRANCHES)))
-        begun = [
-            replace(prompts[b.prompt_number], prefill=prompts[b.prompt_number].prefill + b.text)
-            for b in branches
-        ]
-        answers = await _generate(tools, progress, begun, range(len(begun)), sampling)
-        for i, branch in enumerate(branches):
-            (answer,) = answers[i]
-            whole = replace(answer, text=branch.text + answer.text)
-            _add(progress, branch.prompt_number, 0, whole, sampling, branch=branch.text)
+        answers = await _answers(tools, progress, prompts, branches, sampling)
+        for branch, answer in zip(branches, answers, strict=True):
+            _add(progress, branch.prompt_number, 0, answer, sampling, branch=branch.text)
             frontier.add(_branches(progress, branch, answer))
         allowance -= len(branches)
+
+
+async def _answers(
+    tools: Toolbox,
+    progress: Progress,
+    prompts: Sequence[Prompt],
+    begun: Sequence[Branch],
+    sampling: Sampling,
+) -> list[Completion]:
+    """Draft the answers that begin like this; return them whole, with the steps behind the beginning."""
+    longer = [
+        replace(prompts[b.prompt_number], prefill=prompts[b.prompt_number].prefill + b.text) for b in begun
+    ]
+    answers = await _generate(tools, progress, longer, range(len(longer)), sampling)
+    return [replace(answers[i][0], text=branch.text + answers[i][0].text) for i, branch in enumerate(begun)]
 
 
 def _root(progress: Progress, number: int) -> Branch:
