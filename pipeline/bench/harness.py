@@ -23,6 +23,7 @@ from pipeline.protocols import Sandbox
 from pipeline.snapshot import Snapshot, tar_of
 from pipeline.testrun import (
     COVERAGE_OPTIONS,
+    WITHOUT_ADDOPTS,
     CoverageMap,
     TestCommand,
     build_request,
@@ -146,10 +147,7 @@ class Harness:
         return shlex.join([*(f"{name}={value}" for name, value in self._command.env.items()), *words])
 
     async def _covered(self) -> tuple[TestReport, CoverageMap]:
-        for options in (
-            COVERAGE_OPTIONS,
-            (*COVERAGE_OPTIONS, "-o", "addopts="),
-        ):  # nothing else undoes a --no-cov there
+        for options in (COVERAGE_OPTIONS, (*COVERAGE_OPTIONS, *WITHOUT_ADDOPTS)):
             report, result = await self._run("covered", options=options, wrapped=True, limits=_BASE_LIMITS)
             if (coverage := read_map(result, self._paths)) is not None and coverage.tests:
                 return report, coverage

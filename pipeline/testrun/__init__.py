@@ -6,7 +6,13 @@ suite could not even start.
 """
 
 from pipeline.testrun.command import TestCommand, parse_test_command
-from pipeline.testrun.coverage import COVERAGE_OPTIONS, CoverageMap, read_map, under_coverage
+from pipeline.testrun.coverage import (
+    COVERAGE_OPTIONS,
+    WITHOUT_ADDOPTS,
+    CoverageMap,
+    read_map,
+    under_coverage,
+)
 from pipeline.testrun.report import COMMAND_ID, read_report
 from pipeline.testrun.request import (
     build_request,
@@ -20,6 +26,7 @@ from pipeline.testrun.startup import explain_no_start, hung_test, missing_module
 __all__ = [
     "COMMAND_ID",
     "COVERAGE_OPTIONS",
+    "WITHOUT_ADDOPTS",
     "CoverageMap",
     "TestCommand",
     "build_request",

@@ -39,6 +39,7 @@ except Exception as error:
 sys.exit(code)
 """
 COVERAGE_OPTIONS = ("--cov=.", "--cov-context=test", "--cov-report=", "--cov-fail-under=0")
+WITHOUT_ADDOPTS = ("-o", "addopts=")  # nothing on the command line undoes a --no-cov there
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,9 @@ from pipeline.graph.toolbox import Toolbox
 from pipeline.policy.arms import ArmStats, stats_of
 from pipeline.runs import PromptRecord, RoundRecord
 from pipeline.telemetry import Action
-from pipeline.testrun import COVERAGE_OPTIONS, CoverageMap, is_trusted, ochiai, read_map
+from pipeline.testrun import COVERAGE_OPTIONS, WITHOUT_ADDOPTS, CoverageMap, is_trusted, ochiai, read_map
 
 _PYTEST_FILES = frozenset({"pyproject.toml", "pytest.ini", "setup.cfg", "tox.ini"})
-_WITHOUT_ADDOPTS = ("-o", "addopts=")  # nothing on the command line undoes a --no-cov there
 _COVERAGE_BYTES = 32 << 20  # the map names every line of the tree: some megabytes for a large one
 _MAX_SUITE_SECONDS = 60.0  # a longer suite is not run again for what its passing tests say
 _COVERAGE_SLOWDOWN = 3  # at most, mostly; the run must end within the sandbox's limit
@@ -191,7 +190,7 @@ async def _run_covered(
     """Return which tests run which lines, None where that cannot be told, and what became of them."""
     limits = tools.task.limits.sandbox
     limits = limits.model_copy(update={"output_bytes": max(limits.output_bytes, _COVERAGE_BYTES)})
-    addopts = _WITHOUT_ADDOPTS if _turns_coverage_off(tools) else ()
+    addopts = WITHOUT_ADDOPTS if _turns_coverage_off(tools) else ()
     result, report = await tools.run_tests(
         progress,
         "coverage",
