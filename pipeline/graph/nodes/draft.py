@@ -80,6 +80,8 @@ async def _draft_batches(
     allowance -= len(fresh)
     if rung.decoding == "splice":
         allowance = await _draft_splices(tools, progress, prompts, answers, allowance, greedy)
+    if allowance <= 0:
+        return
     frontier = Frontier(_tried(progress, prompts))
     frontier.add(
         b for i, (answer,) in answers.items() for b in _branches(progress, _root(progress, i), answer)
