@@ -13,7 +13,7 @@ from pipeline.draft.blocks import read_blocks
 from pipeline.draft.diffs import read_diff
 from pipeline.draft.edited import NO_TRAITS, TestTraits
 from pipeline.draft.guards import review
-from pipeline.draft.imports import with_missing_imports
+from pipeline.draft.imports import unbound_names, with_missing_imports
 from pipeline.draft.place import MissedError, Replacement, replace_in
 from pipeline.draft.prompt import DIFF_FENCE
 from pipeline.draft.source import Edit, SourceFile, apply_edit, dedent, read_source, reindent
@@ -114,6 +114,8 @@ def _edited_files(
         if replacements := _replacements(prompt, answer, diffs=True):
             return _replaced(tree, bundle, replacements), answer.strip()
         raise
+    if unbound := unbound_names(edit.text, base, prompt.prefill + answer):
+        raise _RefusedError(f"it reads {unbound[0]}, which nothing binds")
     content = with_missing_imports(apply_edit(base, edit), base, prompt.prefill + answer)
     return {suspect.path: content}, dedent(edit.text).rstrip()
 

@@ -1,4 +1,4 @@
-"""Adds the imports that an answer needs and its file has not: a rewritten definition cannot bring them."""
+"""Adds the imports that an answer needs and its file has not, and tells the names that nothing can bind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from functools import lru_cache
 
-from pipeline.draft.source import Edit, apply_edit
+from pipeline.draft.source import Edit, apply_edit, dedent
 from pipeline.draft.syntax import PARSE_ERRORS, parse
 
 # Names that are used bare, and where they come from.
@@ -35,6 +35,7 @@ _WELL_KNOWN = {
     for name in names.split()
 }
 _WORD = re.compile(r"\w+")
+_STAR_IMPORT = re.compile(rb"^[ \t]*from[ \t]+[\w.]+[ \t]+import[ \t]*\*", re.MULTILINE)
 _IMPORTABLE = frozenset(sys.stdlib_module_names) | frozenset(_WELL_KNOWN)
 
 
@@ -58,6 +59,21 @@ def with_missing_imports(data: bytes, base: bytes, answer: str) -> bytes:
     place = _place(tree, data)
     text = "".join(f"{line}\n" for line in lines)
     return apply_edit(data, Edit(path="", start_line=place + 1, end_line=place, text=text))
+
+
+def unbound_names(definition: str, base: bytes, answer: str = "") -> list[str]:
+    """Return the names that the definition reads and nothing binds: it would end in a NameError.
+
+    A word anywhere in the file, as it was, lets a name pass, so does what `answer` or a star import brings.
+
+    Raises:
+        PARSE_ERRORS: the definition is no Python.
+    """
+    if _STAR_IMPORT.search(base):
+        return []
+    read, bound = _names(parse(dedent(definition)))
+    known = _IMPORTABLE | {name for name, _ in _imports_in(answer)}
+    return sorted(name for name in read - bound - known if name.encode() not in _words(base))
 
 
 def _import_of(name: str, offered: dict[str, str], tree: ast.Module) -> str:

@@ -12,9 +12,11 @@ import ast
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from pipeline.core import Step
 from pipeline.draft.branches import Branch
+from pipeline.draft.imports import unbound_names
 from pipeline.draft.lines import Span, replaced_line
 from pipeline.draft.source import dedent
 from pipeline.draft.syntax import first_definition
@@ -24,6 +26,14 @@ _FOREIGN = ("\ufffd", "<|", "```", "\n")  # half a character, a special token, t
 _TAKES = {1: 0.0, 0: -1.0, 2: -1.0}
 _MAX_LOOKS = 20  # statements that are looked at for each that is wanted: most do not parse
 _PIECE = re.compile(r"\s*(?:\w+|\S)")  # about a token, where the model did not think of the right one
+
+
+class Place(NamedTuple):
+    """The statement that a prompt asks for, and what it stands in."""
+
+    definition: str
+    span: Span
+    file: bytes
 
 
 class Spelling:
@@ -96,21 +106,24 @@ def splices_of(begun: Branch, spelling: Spelling) -> Iterator[Branch]:
 def programs(
     splices: Iterable[Branch],
     num: int,
-    place: Callable[[int], tuple[str, Span]],
+    place: Callable[[int], Place],
     tried: Collection[tuple[int, str]] = (),
 ) -> list[Branch]:
     """Return the `num` likeliest splices that make a definition which none before them made.
 
-    `place`: the definition and the statement that a prompt asks for, by its number.
+    Half of a word in place of a token often makes a name that there is not: such a splice is none.
+    `place`: what a prompt asks for, by its number.
     """
     known: set[tuple[str, str]] = set()  # the definition that is changed, what it became or was
     found: list[Branch] = []
     in_order = sorted(splices, key=lambda s: (-s.logprob, s.prompt_number, s.text))
     for splice in in_order[: _MAX_LOOKS * num]:
-        definition, span = place(splice.prompt_number)
+        definition, span, file = place(splice.prompt_number)
         known.add((definition, _program(definition)))
-        mark = (definition, _program(replaced_line(definition, span, splice.text, truncated=False)))
-        if mark[1] and mark not in known and (splice.prompt_number, splice.text) not in tried:
+        spliced = replaced_line(definition, span, splice.text, truncated=False)
+        mark = (definition, _program(spliced))
+        is_new = mark[1] and mark not in known and (splice.prompt_number, splice.text) not in tried
+        if is_new and not unbound_names(spliced, file):
             found.append(splice)
         known.add(mark)
         if len(found) == num:

@@ -160,6 +160,7 @@ def test_a_new_docstring_is_kept_on_request():
         ("add", "\n    import test_add\n    return test_add.expected\n", "names the failing test"),
         ("add", "\n    return a + b\n    yield\n    nonlocal x\n", "does not compile"),
         ("add", "\n    return 'a\0b'\n", "does not parse"),
+        ("add", "\n    return a + bb\n", "it reads bb, which nothing binds"),
     ],
 )
 def test_what_cannot_be_a_repair_is_refused_in_plain_words(qualname, answer, why):

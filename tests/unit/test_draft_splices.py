@@ -2,7 +2,7 @@
 
 from pipeline.core import Step
 from pipeline.draft.branches import Branch
-from pipeline.draft.splices import Spelling, programs, splices_of
+from pipeline.draft.splices import Place, Spelling, programs, splices_of
 
 DEFINITION = "def f(a, b):\n    return a - b\n"
 ORIGINAL = "    return a - b"
@@ -24,7 +24,7 @@ def spelled(*answers):
 
 
 def place(_number):
-    return DEFINITION, SPAN
+    return Place(DEFINITION, SPAN, DEFINITION.encode())
 
 
 def test_a_token_takes_the_place_of_one_of_two_or_of_none():
@@ -41,6 +41,12 @@ def test_only_what_parses_is_a_program_and_each_comes_once_likeliest_first():
     assert " return a -= b" not in texts
     assert len(texts) == len(set(texts))
     assert [splice.text for splice in programs(splices, 1, place)] == texts[:1]
+
+
+def test_half_a_word_that_makes_a_name_that_there_is_not_is_no_program():
+    spelling = spelled((*STEPS[:3], Step(" b", -0.1, ((" be", -0.5), (" a", -1.2)))))
+    texts = [splice.text for splice in programs(splices_of(Branch(0), spelling), 1, place)]
+    assert texts == [" return a - a"]
 
 
 def test_what_an_earlier_round_tried_is_not_tried_again():

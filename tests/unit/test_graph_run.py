@@ -167,11 +167,11 @@ async def test_a_feedback_rung_shows_the_failing_attempt(run):
 
 
 async def test_a_mendable_error_is_shown_before_wrong_logic(run):
-    texts = iter([WRONG, "\n    return a + undefined\n", RIGHT, RIGHT])
+    texts = iter([WRONG, "\n    return a + b.undefined\n", RIGHT, RIGHT])
     edges = Edges(ScriptedGenerator(reply=lambda *_: next(texts)))
     edges.settings = settings_with((Rung(num_candidates=2), Rung(num_candidates=1, feedback=True)))
     record = await run(edges)
-    assert "NameError" in record.rounds[1].prompts[0].prompt.messages[-1].content
+    assert "AttributeError" in record.rounds[1].prompts[0].prompt.messages[-1].content
 
 
 async def test_gives_up_at_the_ladders_end_with_a_reason(run):

@@ -12,7 +12,7 @@ from pipeline.context.packing import pack
 from pipeline.core import ContextBundle, Message, Prompt, Suspect, TestCase, TestStatus
 from pipeline.draft.apply import Applied, Refused, apply_answer
 from pipeline.draft.edited import traits_of
-from pipeline.draft.imports import with_missing_imports
+from pipeline.draft.imports import unbound_names, with_missing_imports
 from pipeline.draft.prompt import render_prompt
 from pipeline.snapshot import Snapshot
 from pipeline.unwritten import has_open_signature, is_unwritten, says_unwritten
@@ -229,6 +229,24 @@ def test_what_an_answer_needs_is_imported_behind_the_other_imports(code, answer,
 def test_nothing_is_imported_on_a_guess(base, code):
     edited = base.replace("    pass", code, 1).encode()
     assert with_missing_imports(edited, base.encode(), "import os\n") == edited
+
+
+@pytest.mark.parametrize(
+    ("code", "answer", "names"),
+    [
+        ("return lenx", "", ["lenx"]),
+        ("return len(x) + TOP + e", "", []),  # a builtin, a name of the file, a word in its comment
+        ("y = [z for z in x]; return y, __file__", "", []),
+        ("return re.escape(x), chain(x)", "", []),  # what is imported where it is missing
+        ("return np.sum(x)", "import numpy as np\n", []),
+        ("return x.lenx(lenx=1)", "", []),  # attributes and keywords may be anything
+    ],
+)
+def test_a_name_that_nothing_binds_is_told(code, answer, names):
+    base = "TOP = 1  # e\n\n\ndef f(x):\n    pass\n"
+    definition = f"def f(x):\n    {code}\n"
+    assert unbound_names(definition, base.encode(), answer) == names
+    assert unbound_names(definition, f"from m import *\n{base}".encode(), answer) == []
 
 
 def test_an_import_at_the_top_stays_behind_the_comments():

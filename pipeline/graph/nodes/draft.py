@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from pipeline.core import Candidate, Completion, ContextBundle, Prompt, Sampling
 from pipeline.draft.branches import NUM_ALTERNATIVES, Branch, Frontier, branches_of
-from pipeline.draft.lines import Span, is_gap, quoted_line, start_of
+from pipeline.draft.lines import is_gap, quoted_line, start_of
 from pipeline.draft.prompt import STOP
-from pipeline.draft.splices import Spelling, programs, splices_of
+from pipeline.draft.splices import Place, Spelling, programs, splices_of
 from pipeline.graph.routing import num_tokens
 from pipeline.graph.state import Progress
 from pipeline.graph.toolbox import Toolbox
@@ -105,10 +105,11 @@ async def _draft_splices(
     The splices themselves cost no token.
     """
 
-    def place(number: int) -> tuple[str, Span]:
-        span = progress.round.prompts[number].span
-        assert span is not None
-        return progress.bundles[number].definition, span
+    def place(number: int) -> Place:
+        prompt = progress.round.prompts[number]
+        assert prompt.span is not None
+        file = tools.tree(progress).read_bytes(prompt.suspect.path)
+        return Place(progress.bundles[number].definition, prompt.span, file)
 
     num_before = len(progress.round.candidates)
     spellings = await _spellings(tools, progress, prompts, answers, allowance, sampling)
