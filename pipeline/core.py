@@ -248,6 +248,7 @@ class TestReport:
     cases: tuple[TestCase, ...]
     output: str  # stdout and stderr, trimmed
     wall_seconds: float
+    cpu_seconds: float | None = None  # None where the sandbox cannot tell
     problem: str = (
         ""  # why the run is no evidence: collection failed, no report, report and exit code disagree
     )

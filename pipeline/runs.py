@@ -73,6 +73,7 @@ class BaselineRecord(_Record):
     failures: list[TestCase]
     output: str
     wall_seconds: float
+    cpu_seconds: float | None = None
 
 
 class ScaffoldRecord(_Record):

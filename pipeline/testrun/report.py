@@ -48,6 +48,7 @@ def read_report(result: SandboxResult, command: TestCommand, paths: Collection[s
         cases=cases,
         output=output,
         wall_seconds=result.wall_seconds,
+        cpu_seconds=result.cpu_seconds,
         problem=problem,
     )
 

@@ -22,6 +22,7 @@ def pytest_result(outcomes: Mapping[str, str], *, output: str = "", **overrides)
         "stdout": CapturedStream(head=output.encode(), num_bytes=len(output.encode())),
         "collected": {"junit.xml": junit_xml(outcomes)},
         "wall_seconds": 0.5,
+        "cpu_seconds": 0.4,
     }
     return SandboxResult(**{**fields, **overrides})
 

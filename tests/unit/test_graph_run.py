@@ -464,11 +464,11 @@ async def test_a_broken_sandbox_is_no_verdict(run):
 
 async def test_a_candidate_that_runs_far_longer_than_the_base_is_stopped(run):
     edges = drafts(WRONG)
-    await run(edges, limits=Limits(sandbox=SandboxLimits(wall_seconds=500)))
-    assert edges.sandbox.requests[0].limits.wall_seconds == 500
-    assert edges.sandbox.requests[-1].limits.wall_seconds == pytest.approx(
-        12.5
-    )  # five times the base, and ten
+    await run(edges, limits=Limits(sandbox=SandboxLimits(wall_seconds=500, cpu_seconds=400)))
+    first, last = edges.sandbox.requests[0].limits, edges.sandbox.requests[-1].limits
+    assert (first.wall_seconds, first.cpu_seconds) == (500, 400)
+    assert last.wall_seconds == pytest.approx(12.5)  # five times the base, and ten
+    assert last.cpu_seconds == pytest.approx(5.0)  # five times the base, and three
 
 
 async def test_no_drafting_before_the_task_is_known_to_be_sound(run):

@@ -86,6 +86,7 @@ async def _baseline(tools: Toolbox, progress: Progress) -> BaselineRecord:
         failures=clipped(failures),
         output=seen.report.output,
         wall_seconds=seen.report.wall_seconds,
+        cpu_seconds=seen.report.cpu_seconds,
     )
 
 

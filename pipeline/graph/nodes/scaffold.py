@@ -92,6 +92,7 @@ def _refined(baseline: BaselineRecord, report: TestReport, flaky: Collection[str
         failures=clipped(failures),
         output=report.output,
         wall_seconds=report.wall_seconds,
+        cpu_seconds=report.cpu_seconds,
     )
 
 

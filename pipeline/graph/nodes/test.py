@@ -15,7 +15,7 @@ from pipeline.graph.looks import is_settled, looks
 from pipeline.graph.routing import limit_reached, next_rung
 from pipeline.graph.state import Attempt, Progress
 from pipeline.graph.toolbox import Toolbox
-from pipeline.runs import CandidateRecord
+from pipeline.runs import BaselineRecord, CandidateRecord
 from pipeline.telemetry import Action
 from pipeline.verdict import changed_tests
 from pipeline.verdict import judge as judge_report
@@ -88,7 +88,7 @@ async def verdict_on(
         **dict.fromkeys(baseline.pass_to_pass, "passed"),
         **dict.fromkeys(baseline.fail_to_pass, "failed"),
     }
-    limits = _candidate_limits(tools, baseline.wall_seconds)
+    limits = _candidate_limits(tools, baseline)
     seconds = 0.0
     for look in looks(baseline, can_select=tools.command.runner == "pytest"):
         _, report = await tools.run_tests(
@@ -117,10 +117,16 @@ async def test_candidate(tools: Toolbox, progress: Progress, entry: CandidateRec
     )
 
 
-def _candidate_limits(tools: Toolbox, baseline_seconds: float) -> SandboxLimits:
-    """Return the limits of one run: a candidate that takes far longer than the base did will not end."""
+def _candidate_limits(tools: Toolbox, baseline: BaselineRecord) -> SandboxLimits:
+    """Return the limits of one run: a candidate that takes far longer than the base did will not end.
+
+    CPU seconds tell sooner, for they do not grow where the machine has much else to do.
+    """
     limits = tools.task.limits.sandbox
-    return limits.model_copy(update={"wall_seconds": min(limits.wall_seconds, 5 * baseline_seconds + 10)})
+    shorter = {"wall_seconds": min(limits.wall_seconds, 5 * baseline.wall_seconds + 10)}
+    if baseline.cpu_seconds is not None:
+        shorter["cpu_seconds"] = min(limits.cpu_seconds, 5 * baseline.cpu_seconds + 3)
+    return limits.model_copy(update=shorter)
 
 
 async def _all_of(workers: list[asyncio.Task[None]]) -> None:
