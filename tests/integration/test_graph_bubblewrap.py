@@ -46,10 +46,10 @@ async def repair(tmp_path, answers, *, files=FILES, **task) -> RunRecord:
 
 
 async def test_a_real_repository_is_repaired(tmp_path):
-    record = await repair(tmp_path, [WRONG, "\n    return undefined\n", RIGHT])
+    record = await repair(tmp_path, [WRONG, "\n    return a.undefined\n", RIGHT])
     assert (record.status, record.patch.candidate_id) == ("solved", "r1c02")
     kinds = [(e.verdict.kind, e.verdict.failure_class) for e in record.rounds[0].candidates[:2]]
-    assert kinds == [(VerdictKind.UNCHANGED, "assertion"), (VerdictKind.UNCHANGED, "name")]
+    assert kinds == [(VerdictKind.UNCHANGED, "assertion"), (VerdictKind.UNCHANGED, "type")]
     git_apply(tmp_path / "repo", record.patch.diff)
     assert (tmp_path / "repo" / MODULE).read_text() == SOURCE.replace("a - b", "a + b")
 
