@@ -111,6 +111,19 @@ def paired_difference(first: Sequence[float], second: Sequence[float], *, seed: 
     return mean(np.subtract(second, first).tolist(), seed=seed)
 
 
+def proportion(num: int, total: int) -> Estimate:
+    """Return num / total with its exact interval (Clopper and Pearson 1934).
+
+    For small counts, where the bootstrap of none out of eight would be certain that there is none.
+    """
+    from scipy.stats import binomtest
+
+    if not total:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    low, high = binomtest(num, total).proportion_ci(CONFIDENCE, method="exact")
+    return Estimate(num / total, float(low), float(high), total)
+
+
 def mcnemar(num_only_first: int, num_only_second: int) -> float:
     """Return the exact two-sided p-value of McNemar's test; 1 where no task differs."""
     from scipy.stats import binomtest

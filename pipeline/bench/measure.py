@@ -100,14 +100,14 @@ def against(batch: Batch, baseline: Batch, *, seed: int = 0) -> Against | None:
     )
 
 
-def over_fit(batch: Batch, scores: Sequence[Score], *, seed: int = 0) -> OverFit:
+def over_fit(batch: Batch, scores: Sequence[Score]) -> OverFit:
     """Return the over-fit rate of a batch; `scores` are of its patches that have tests held back."""
-    failing = [float(not score.resolved) for score in scores]
+    num_failing = sum(not score.resolved for score in scores)
     return OverFit(
         num_solved=sum(result.is_solved for result in batch.results.values()),
-        num_checked=len(failing),
-        num_over_fit=int(sum(failing)),
-        rate=stats.mean(failing, seed=seed),
+        num_checked=len(scores),
+        num_over_fit=num_failing,
+        rate=stats.proportion(num_failing, len(scores)),
     )
 
 

@@ -45,7 +45,10 @@ def report_markdown(measured: Mapping[str, Measured], conditions: Mapping[str, A
 def _report(measured: Mapping[str, Measured], conditions: Mapping[str, Any]) -> Iterator[str]:
     yield from ("# Benchmark", "")
     yield from (f"- {name}: {value}" for name, value in conditions.items())
-    yield "- brackets: 95 % percentile bootstrap over tasks; p: exact McNemar against the baseline"
+    yield (
+        "- brackets: 95 % percentile bootstrap over tasks (the over-fit rate: Clopper-Pearson);"
+        " p: exact McNemar against the baseline"
+    )
     yield "- invalid and infra outcomes are left out of every number and counted in the last column"
     yield from ("", "## Ablation", "")
     yield from _ablation(measured)

@@ -98,7 +98,7 @@ class Bench:
             scores = self.score(checked, patches, self.out / "variants" / f"{name}.yaml")
         lines = "".join(json.dumps(asdict(score)) + "\n" for score in scores)
         write_atomically(self.out / "variants" / f"{name}.scores.jsonl", lines.encode())
-        return over_fit(batch, scores, seed=self.seed)
+        return over_fit(batch, scores)
 
     def _measured(
         self, variant: Variant, batch: Batch, baseline: Batch, found_over_fit: OverFit | None

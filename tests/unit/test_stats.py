@@ -14,6 +14,7 @@ from pipeline.stats import (
     mcnemar,
     mean,
     paired_difference,
+    proportion,
     ratio,
     recall_at_k,
     solved_at_k,
@@ -128,3 +129,10 @@ def test_a_ratio_without_a_solved_task_is_infinite():
     found = ratio([5.0, 6.0], [0.0, 0.0])
     assert math.isinf(found.value)
     assert math.isnan(found.low)
+
+
+def test_none_out_of_few_is_no_certainty():
+    found = proportion(0, 8)
+    assert (found.value, found.low) == (0.0, 0.0)
+    assert found.high == pytest.approx(1 - 0.025 ** (1 / 8))  # what Clopper and Pearson say of none
+    assert math.isnan(proportion(0, 0).value)
