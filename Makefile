@@ -6,7 +6,7 @@ PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-unit test-integration test-e2e real-cases lock clean
+.PHONY: help setup demo test lint test-unit test-integration test-escape bench-sandbox test-e2e real-cases lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -30,6 +30,13 @@ test-unit: setup  ## a minute or two; no model, no engine, no network
 
 test-integration: setup  ## real sandboxes, Ray and vLLM on tiny checkpoints
 	$(PYTEST) --dist loadfile --no-loadscope-reorder tests/integration
+
+test-escape: setup  ## attacks on both sandboxes, one test each
+	$(BIN)/python -m pytest tests/integration/escape
+
+bench-sandbox: setup  ## what a sandbox costs over the bare command, cold and warm
+	$(BIN)/loopwright sandbox build
+	$(BIN)/python -m tests.benchmarks.sandbox.overhead
 
 test-e2e: setup  ## the real model (downloaded once: 0.5 GB)
 	$(BIN)/loopwright model pull

@@ -50,6 +50,8 @@ class SandboxSection(_Section):
 
     kind: Literal["auto", "docker", "bubblewrap"] = "auto"
     num_parallel: int = Field(default=2, ge=1)
+    num_warm: int = Field(default=4, ge=0)  # sandboxes that are kept up and wait; each serves one run
+    profile: str = ""  # a YAML file that weakens the hardened profile; empty: nothing does
     image: str = "loopwright-python:3.11"
     prepare_timeout_seconds: float = Field(default=900.0, gt=0)
 

@@ -93,6 +93,10 @@ class LedgerSandbox:
             _write(path, _SandboxEntry(result=result))
         return result
 
+    async def close(self) -> None:
+        """Close the inner sandbox."""
+        await self._inner.close()
+
 
 def request_digest(request: SandboxRequest) -> str:
     """Return a hash of everything that a run depends on; it names the run's entry."""

@@ -57,6 +57,10 @@ class Sandbox(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """End what is kept up between runs. A run after it starts anew."""
+        ...
+
 
 class EnvironmentBuilder(Protocol):
     """Installs a target's dependencies, once, for one kind of sandbox."""

@@ -90,3 +90,6 @@ class RecordingSandbox:
         """Record the request and answer it."""
         self.requests.append(request)
         return self.respond(request)
+
+    async def close(self) -> None:
+        """Do nothing: nothing is kept up."""

@@ -13,6 +13,7 @@ from pipeline.protocols import EnvironmentBuilder, Generator, Sandbox
 from pipeline.telemetry import Action, Emit, Event
 from workers.environment import PythonEnvironmentBuilder
 from workers.openai_generator import EndpointSettings, OpenAIGenerator
+from workers.sandbox.profiles import HARDENED, read_profile
 from workers.sandbox.selection import select_sandbox
 
 OnTokens = Callable[[int, int, int], None]  # completions done, completions in all, tokens drafted
@@ -39,12 +40,15 @@ async def sandbox_edges(
 
     Raises:
         EnvironmentBrokenError: no sandbox works.
+        InputError: the profile cannot be read.
     """
     emit(Event(Action.STAGE_STARTED, "choosing a sandbox", {"stage": "sandbox"}))
     found = await select_sandbox(
         settings.sandbox.kind,
         home=roots.home,
         image=settings.sandbox.image,
+        profile=read_profile(Path(settings.sandbox.profile)) if settings.sandbox.profile else HARDENED,
+        num_warm=settings.sandbox.num_warm,
         on_progress=lambda line: emit(Event(Action.PROGRESS, line, {"stage": "sandbox"})),
     )
     emit(Event(Action.STAGE_FINISHED, f"tests run in {found.name}", {"stage": "sandbox"}))

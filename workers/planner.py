@@ -18,7 +18,7 @@ from pipeline.batch.planner import LocalPlanner, Planner, PlannerProgress
 from pipeline.batch.task_file import Instance
 from pipeline.config import Settings
 from pipeline.exceptions import EnvironmentBrokenError, InputError, LoopwrightError, PlannerDiedError
-from pipeline.protocols import Generator
+from pipeline.protocols import Generator, Sandbox
 from pipeline.telemetry import Action, Emit, Event
 from workers.cluster import attach
 from workers.edges import Roots, dependencies, endpoint_generator, sandbox_edges
@@ -44,6 +44,7 @@ class PlannerActor:
     def __init__(self, settings: PlannerSettings) -> None:
         self._settings = settings
         self._planner: LocalPlanner | None = None
+        self._sandbox: Sandbox | None = None
 
     async def open(self) -> list[str]:
         """Get the planner ready and return what there is to say about it.
@@ -60,6 +61,7 @@ class PlannerActor:
             )
         settings = Settings.model_validate_json(mine.settings)
         edges = await sandbox_edges(settings, mine.roots, told, num_sharing=mine.num_tasks)
+        self._sandbox = edges[0]
         generator: Generator
         if mine.actor_names:
             generator = await asyncio.to_thread(attach, mine.actor_names, mine.start_timeout_seconds)
@@ -74,6 +76,11 @@ class PlannerActor:
         """Work on the instance to its end."""
         assert self._planner is not None, "open comes first"
         return await self._planner.run(instance)
+
+    async def close(self) -> None:
+        """End the sandboxes that wait."""
+        if self._sandbox:
+            await self._sandbox.close()
 
     async def progress(self) -> PlannerProgress:
         """Return how far the planner has come."""
@@ -166,8 +173,11 @@ class RayFleet:
         _kill(dead)  # where it is only out of reach, two must not work on one instance
         return await self._start(node_id)
 
-    def close(self) -> None:
-        """End all planners. Their sandboxes end with them."""
+    async def close(self) -> None:
+        """End all planners and their sandboxes."""
+        closing = [asyncio.ensure_future(_closed(planner)) for planner in self._nodes]
+        if closing:
+            await asyncio.wait(closing, timeout=_STOP_SECONDS)
         for planner in self._nodes:
             _kill(planner)
         self._nodes.clear()
@@ -192,6 +202,12 @@ class RayFleet:
         for line in told:
             self._emit(Event(Action.STAGE_FINISHED, line, {"stage": "planner"}))
         return planner
+
+
+async def _closed(planner: Planner) -> None:
+    assert isinstance(planner, RayPlanner)
+    with contextlib.suppress(Exception):  # one that is lost has nothing to close
+        await planner.handle.close.remote()
 
 
 def _kill(planner: Planner) -> None:

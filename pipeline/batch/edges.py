@@ -27,6 +27,10 @@ class BoundedSandbox:
         async with self._slots:
             return await self._inner.run(request)
 
+    async def close(self) -> None:
+        """Close the inner sandbox."""
+        await self._inner.close()
+
 
 class SharedGenerator:
     """A Generator that counts what it drafts, and says when the engine behind it seems to be gone."""

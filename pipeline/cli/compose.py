@@ -41,16 +41,19 @@ async def composed(
     engine = None if settings.endpoint.url else cluster_settings(settings)
     folders = folders or roots()
     edges = await edges_at(settings, folders, emit, num_sharing=num_sharing)
-    async with _generator(settings, engine, emit) as generator:
-        yield await dependencies(
-            settings,
-            folders,
-            generator,
-            edges,
-            emit,
-            num_sharing=num_sharing,
-            on_tokens=_token_progress(emit),
-        )
+    try:
+        async with _generator(settings, engine, emit) as generator:
+            yield await dependencies(
+                settings,
+                folders,
+                generator,
+                edges,
+                emit,
+                num_sharing=num_sharing,
+                on_tokens=_token_progress(emit),
+            )
+    finally:
+        await edges[0].close()
 
 
 async def sandbox_edges(settings: Settings, emit: Emit) -> tuple[Sandbox, EnvironmentBuilder]:

@@ -71,7 +71,7 @@ async def _on_ray(
             await fleet.open()
             yield fleet
         finally:
-            fleet.close()
+            await asyncio.shield(fleet.close())
     finally:
         await asyncio.shield(asyncio.to_thread(start.close))
 

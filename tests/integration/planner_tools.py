@@ -59,6 +59,10 @@ class LoggingSandbox:
             stream.write(f"{request_digest(request)}\n")
         return await self._inner.run(request)
 
+    async def close(self) -> None:
+        """Close the inner sandbox."""
+        await self._inner.close()
+
 
 def dependencies(work: Path, answers: list[str], **settings: object) -> Dependencies:
     """Return edges with real sandboxes; the n-th candidate of a round gets the n-th answer."""

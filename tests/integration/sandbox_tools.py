@@ -9,11 +9,14 @@ import tarfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import docker
 import psutil
 
 from pipeline.core import SandboxLimits, SandboxRequest
+from workers.sandbox import cgroups, docker_profile
 
 WAIT_SECONDS = 30
 
@@ -72,6 +75,18 @@ def _running() -> Iterator[tuple[psutil.Process, list[str]]]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # it may end at any moment
             yield process, process.cmdline()
+
+
+def groups_of(owner: str) -> list[Path]:
+    """Return the control groups that an owner's runs have now."""
+    parents = set(cgroups.parents().values())
+    return [folder for parent in parents for folder in parent.glob(f"{cgroups.PREFIX}{owner}-*")]
+
+
+def containers_of(client: docker.DockerClient, owner: str) -> list[str]:
+    """Return the names of an owner's containers, those that have ended included."""
+    label = f"{docker_profile.OWNER_LABEL}={owner}"
+    return [str(found.name) for found in client.containers.list(all=True, filters={"label": label})]
 
 
 async def until(condition: Callable[[], bool]) -> None:

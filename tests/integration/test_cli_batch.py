@@ -142,7 +142,8 @@ def test_ctrl_c_ends_in_order_and_the_same_command_goes_on(tmp_path, home):
         assert process.returncode == 130, stderr
         assert "2 instances left: the same command goes on with them" in stderr
         assert "Traceback" not in stderr
-        assert [child for child in children if child.is_running()] == []
+        # A warm sandbox whose planner got the signal, too, is init's to bury, in its own time.
+        _wait_until(lambda: not [child for child in children if child.is_running()])
         assert processes_of(home) == []
         server.may_answer.set()
         done = batch(*arguments(tasks, out, server))

@@ -83,6 +83,9 @@ class Recorded:
         self.requests.append(request)
         return await self._inner.run(request)
 
+    async def close(self) -> None:
+        await self._inner.close()
+
 
 @pytest.fixture(scope="module")
 def cache() -> Iterator[Path]:

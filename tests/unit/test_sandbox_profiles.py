@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.core import Mount, SandboxLimits, SandboxRequest
 from pipeline.exceptions import EnvironmentBrokenError, InputError
 from workers.sandbox import bubblewrap_profile, docker_profile, seccomp, supervisor
 from workers.sandbox.mounts import requested
 from workers.sandbox.owner import Owner, this_process
+from workers.sandbox.profiles import HARDENED, Profile, read_profile
 from workers.sandbox.selection import select_sandbox
 
 REQUEST = SandboxRequest(
@@ -29,7 +31,7 @@ REQUEST = SandboxRequest(
 
 
 def test_a_container_is_asked_for_with_every_restriction() -> None:
-    body = docker_profile.container(REQUEST, supervisor.script(REQUEST), "sha256:abc", deadline=1)
+    body = docker_profile.container(REQUEST, HARDENED, "sha256:abc", deadline=1)
     host = body["HostConfig"]
     assert body["Image"] == "sha256:abc"
     assert body["User"] == "65532:65532"
@@ -52,15 +54,13 @@ def test_a_container_is_asked_for_with_every_restriction() -> None:
 
 
 def test_bwrap_is_asked_for_every_namespace_and_sizes_for_every_tmpfs() -> None:
-    words = bubblewrap_profile.options(REQUEST, (), (), {})
+    words = bubblewrap_profile.options(REQUEST, HARDENED, (), (), {})
     assert {
-        "--unshare-all",
-        "--unshare-user",
+        *(f"--unshare-{name}" for name in ("user", "pid", "net", "ipc", "uts", "cgroup-try")),
         "--disable-userns",
         "--new-session",
         "--die-with-parent",
     } <= set(words)
-    assert "--share-net" not in words
     assert words[words.index("--cap-drop") + 1] == "ALL"
     places = [position for position, word in enumerate(words) if word == "--tmpfs"]
     assert len(places) == 4
@@ -72,8 +72,8 @@ def test_bwrap_is_asked_for_every_namespace_and_sizes_for_every_tmpfs() -> None:
 
 def test_the_network_is_shared_only_when_it_is_asked_for() -> None:
     request = SandboxRequest(argv=("pip",), network=True)
-    assert "--share-net" in bubblewrap_profile.options(request, (), (), {})
-    body = docker_profile.container(request, supervisor.script(request), "image", deadline=1)
+    assert "--unshare-net" not in bubblewrap_profile.options(request, HARDENED, (), (), {})
+    body = docker_profile.container(request, HARDENED, "image", deadline=1)
     assert body["HostConfig"]["NetworkMode"] == "bridge"
 
 
@@ -117,9 +117,9 @@ def test_a_request_needs_a_command() -> None:
         supervisor.script(SandboxRequest(argv=()))
 
 
-def decide(program: bytes, architecture: int, number: int) -> int:
+def decide(program: bytes, architecture: int, number: int, *arguments: int) -> int:
     """Run a filter as the kernel does and return its verdict."""
-    data = struct.pack("=iI", number, architecture)
+    data = struct.pack("=iIQ6Q", number, architecture, 0, *arguments, *[0] * (6 - len(arguments)))
     code = list(struct.iter_unpack("=HBBI", program))
     accumulator = position = 0
     while True:
@@ -130,37 +130,97 @@ def decide(program: bytes, architecture: int, number: int) -> int:
         elif operation == 0x06:
             return operand
         else:
-            holds = accumulator == operand if operation == 0x15 else accumulator >= operand
-            position += if_true if holds else if_false
+            tests = {0x15: accumulator == operand, 0x35: accumulator >= operand, 0x45: accumulator & operand}
+            position += if_true if tests[operation] else if_false
 
 
 X86_64, AARCH64 = 0xC000003E, 0xC00000B7
 ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
+NO_SUCH_CALL = 0x00050000 | errno.ENOSYS
+NEW_USER, VIRTUAL_MACHINES, TYPE_INTO_TERMINAL = 0x10000000, 40, 0x5412
 
 
 @pytest.mark.parametrize(
-    ("machine", "architecture", "number", "verdict"),
+    ("machine", "architecture", "call", "verdict"),
     [
-        ("x86_64", X86_64, 0, ALLOW),  # read
-        ("x86_64", X86_64, 59, ALLOW),  # execve
-        ("x86_64", X86_64, 163, REFUSE),  # acct: the first of the list
-        ("x86_64", X86_64, 323, REFUSE),  # userfaultfd: the last
-        ("x86_64", X86_64, 272, REFUSE),  # unshare
-        ("x86_64", X86_64, 0x40000000, REFUSE),  # the x32 calls
-        ("x86_64", 0x40000003, 0, KILL),  # 32-bit calls
-        ("aarch64", AARCH64, 63, ALLOW),  # read
-        ("aarch64", AARCH64, 97, REFUSE),  # unshare
-        ("aarch64", X86_64, 63, KILL),
+        ("x86_64", X86_64, (0,), ALLOW),  # read
+        ("x86_64", X86_64, (59,), ALLOW),  # execve
+        ("x86_64", X86_64, (163,), REFUSE),  # acct: the first of the list
+        ("x86_64", X86_64, (323,), REFUSE),  # userfaultfd: the last
+        ("x86_64", X86_64, (272,), REFUSE),  # unshare
+        ("x86_64", X86_64, (0x40000000,), REFUSE),  # the x32 calls
+        ("x86_64", X86_64, (56, 17), ALLOW),  # clone, as fork does
+        ("x86_64", X86_64, (56, 17 | NEW_USER), REFUSE),
+        ("x86_64", X86_64, (435,), NO_SUCH_CALL),  # clone3
+        ("x86_64", X86_64, (41, 2), ALLOW),  # a socket of the internet
+        ("x86_64", X86_64, (41, VIRTUAL_MACHINES), REFUSE),
+        ("x86_64", X86_64, (16, 0, 0x5413), ALLOW),  # the size of a terminal
+        ("x86_64", X86_64, (16, 0, TYPE_INTO_TERMINAL), REFUSE),
+        ("x86_64", 0x40000003, (0,), KILL),  # 32-bit calls
+        ("aarch64", AARCH64, (63,), ALLOW),  # read
+        ("aarch64", AARCH64, (97,), REFUSE),  # unshare
+        ("aarch64", X86_64, (63,), KILL),
     ],
 )
-def test_the_system_call_filter_decides(machine: str, architecture: int, number: int, verdict: int) -> None:
-    program = seccomp.compiled(machine)
+def test_the_system_call_filter_decides(
+    machine: str, architecture: int, call: tuple[int, ...], verdict: int
+) -> None:
+    program = seccomp.compiled(machine=machine)
     assert program is not None
-    assert decide(program, architecture, number) == verdict
+    assert decide(program, architecture, *call) == verdict
+
+
+def test_a_profile_that_refuses_less_has_a_filter_that_refuses_less() -> None:
+    profile = Profile(refused_system_calls=("ptrace",), refused_namespaces=False, refused_socket_families=())
+    program = seccomp.compiled(profile, "x86_64")
+    assert program is not None
+    assert decide(program, X86_64, 101) == REFUSE
+    assert decide(program, X86_64, 272) == decide(program, X86_64, 56, NEW_USER) == ALLOW
+    assert decide(program, X86_64, 41, VIRTUAL_MACHINES) == ALLOW
+
+
+def test_hardened_yaml_tells_the_hardened_profile() -> None:
+    path = Path(__file__).parents[2] / "configs" / "sandbox" / "hardened.yaml"
+    assert read_profile(path) == HARDENED
+    assert set(yaml.safe_load(path.read_text())) == set(Profile.model_fields)
+
+
+def test_a_profile_with_an_unknown_key_is_refused_and_the_key_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("privileged: true\n")
+    with pytest.raises(InputError, match="privileged"):
+        read_profile(path)
+
+
+def test_every_weakness_that_a_profile_can_name_reaches_both_engines() -> None:
+    weak = Profile(
+        uid=0,
+        capabilities=("CHOWN",),
+        no_new_privileges=False,
+        read_only_root=False,
+        shared_namespaces=("net", "ipc", "uts"),
+        refused_namespaces=False,
+        docker_defaults=False,
+        runtime="runsc",
+    )
+    host = docker_profile.container(REQUEST, weak, "image", deadline=1)["HostConfig"]
+    assert (host["CapAdd"], host["SecurityOpt"]) == (["CHOWN"], ["seccomp=unconfined"])
+    assert (host["NetworkMode"], host["IpcMode"], host["UTSMode"]) == ("host", "host", "host")
+    assert (host["ReadonlyRootfs"], host["Runtime"], host["MaskedPaths"]) == (False, "runsc", [])
+    words = bubblewrap_profile.options(REQUEST, weak, (), (), {})
+    assert not {"--unshare-net", "--unshare-ipc", "--unshare-uts", "--disable-userns"} & set(words)
+    assert words[words.index("--cap-add") + 1] == "CAP_CHOWN"
+    assert words[words.index("--uid") + 1] == "0"
+    assert "/" not in [words[i + 1] for i, word in enumerate(words) if word == "--remount-ro"]
+
+
+def test_a_call_that_is_not_known_is_named() -> None:
+    with pytest.raises(InputError, match="no_such_call"):
+        seccomp.compiled(Profile(refused_system_calls=("no_such_call",)))
 
 
 def test_an_unknown_machine_has_no_filter() -> None:
-    assert seccomp.compiled("riscv64") is None
+    assert seccomp.compiled(machine="riscv64") is None
 
 
 def test_a_living_owner_is_not_dead() -> None:

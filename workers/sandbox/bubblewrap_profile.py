@@ -1,4 +1,4 @@
-"""The bubblewrap sandbox's profile: which folders, limits and namespaces a run gets, as bwrap's arguments."""
+"""The sandbox profile as bubblewrap takes it: folders, namespaces and limits, as arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.core import Mount, SandboxLimits, SandboxRequest
 from pipeline.exceptions import InputError
 from workers.sandbox.mounts import requested
-from workers.sandbox.supervisor import HOSTNAME, RESULTS, SANDBOX_UID, WORKSPACE, environment
+from workers.sandbox.profiles import RESULTS, WORKSPACE, Profile
 
 _SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _SYSTEM_FILES = (
@@ -30,20 +30,20 @@ _NETWORK_FILES = (
     "/etc/pki",
 )
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
-_SHARED_MEMORY_BYTES = 64 << 20  # as Docker gives
-RESULTS_BYTES = 64 << 20
-NUM_OPEN_FILES = 4096
 # Virtual memory is reserved far beyond use by thread stacks and allocators; real use is watched more closely.
 _ADDRESS_SPACE_FACTOR = 4
 _ADDRESS_SPACE_FLOOR_BYTES = 2 << 30
 
-# Generated, so that nothing is told about the host's own users and names.
-ETC = {
-    "/etc/passwd": f"nonroot:x:{SANDBOX_UID}:{SANDBOX_UID}::/tmp/home:/bin/sh\n",
-    "/etc/group": f"nonroot:x:{SANDBOX_UID}:\n",
-    "/etc/hosts": f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost\n",
-    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-}
+
+def etc_files(profile: Profile) -> dict[str, str]:
+    """Return the files of /etc, made up so that nothing is told about the host's own users and names."""
+    uid, home = profile.uid, profile.env.get("HOME", "/")
+    return {
+        "/etc/passwd": f"nonroot:x:{uid}:{uid}::{home}:/bin/sh\n",
+        "/etc/group": f"nonroot:x:{uid}:\n",
+        "/etc/hosts": f"127.0.0.1 localhost {profile.hostname}\n::1 localhost\n",
+        "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    }
 
 
 def interpreter_prefix() -> Path | None:
@@ -74,33 +74,54 @@ def all_mounts(request: SandboxRequest) -> tuple[Mount, ...]:
 
 
 def options(
-    request: SandboxRequest, mounts: Sequence[Mount], sources: Sequence[str], etc: Mapping[str, int]
+    request: SandboxRequest,
+    profile: Profile,
+    mounts: Sequence[Mount],
+    sources: Sequence[str],
+    etc: Mapping[str, int],
 ) -> list[str]:
     """Return bwrap's options. `sources` says where each mount is found, `etc` has a descriptor per file."""
     limits = request.limits
-    env = environment(request, search_path())
+    network = request.network or "net" in profile.shared_namespaces
+    env = {"PATH": search_path(), **profile.env}
     return [
-        *("--unshare-all", "--unshare-user", "--disable-userns", "--new-session", "--die-with-parent"),
-        *(("--share-net",) if request.network else ()),
-        *("--cap-drop", "ALL", "--hostname", HOSTNAME),
-        *("--uid", str(SANDBOX_UID), "--gid", str(SANDBOX_UID)),
-        *_system(request.network),
+        *_namespaces(profile, network),
+        *("--new-session", "--die-with-parent", "--cap-drop", "ALL"),
+        *(word for name in profile.capabilities for word in ("--cap-add", _capability(name))),
+        *("--uid", str(profile.uid), "--gid", str(profile.uid)),
+        *_system(network),
         *(word for target, fd in etc.items() for word in ("--ro-bind-data", str(fd), target)),
         *("--proc", "/proc", "--dev", "/dev"),
-        *_tmpfs("/dev/shm", _SHARED_MEMORY_BYTES, "1777"),  # noqa: S108 - inside the sandbox
+        *_tmpfs("/dev/shm", profile.shared_memory_bytes, "1777"),  # noqa: S108 - inside the sandbox
         *("--remount-ro", "/dev"),  # a writable tmpfs without a size otherwise
         *_tmpfs("/tmp", limits.disk_bytes, "1777"),  # noqa: S108 - inside the sandbox
         *_tmpfs(WORKSPACE, limits.disk_bytes, "0755"),
-        *_tmpfs(RESULTS, min(RESULTS_BYTES, limits.disk_bytes), "0755"),
+        *_tmpfs(RESULTS, min(profile.results_bytes, limits.disk_bytes), "0755"),
         *_mounted(mounts, sources),
-        *("--remount-ro", "/"),
+        *(("--remount-ro", "/") if profile.read_only_root else ()),
         "--clearenv",
         *(word for name, value in env.items() for word in ("--setenv", name, value)),
         *("--chdir", WORKSPACE),
     ]
 
 
-def limited(argv: Sequence[str], limits: SandboxLimits, *, address_space: bool) -> tuple[str, ...]:
+def _capability(name: str) -> str:
+    return name if name == "ALL" else f"CAP_{name}"
+
+
+def _namespaces(profile: Profile, network: bool) -> Iterator[str]:
+    shared = {*profile.shared_namespaces, *(("net",) if network else ())}
+    yield from ("--unshare-user", "--unshare-pid", "--unshare-cgroup-try")
+    yield from (f"--unshare-{name}" for name in ("net", "ipc", "uts") if name not in shared)
+    if profile.refused_namespaces:
+        yield "--disable-userns"
+    if "uts" not in shared:
+        yield from ("--hostname", profile.hostname)
+
+
+def limited(
+    argv: Sequence[str], limits: SandboxLimits, profile: Profile, *, address_space: bool
+) -> tuple[str, ...]:
     """Return the command behind `prlimit`, which sets what the kernel enforces on each process.
 
     It runs inside the sandbox: the number of processes is counted in the sandbox's own user namespace.
@@ -108,14 +129,14 @@ def limited(argv: Sequence[str], limits: SandboxLimits, *, address_space: bool) 
     cpu_seconds = max(1, round(limits.cpu_seconds))
     memory_bytes = max(_ADDRESS_SPACE_FACTOR * limits.memory_bytes, _ADDRESS_SPACE_FLOOR_BYTES)
     wanted = {
-        "core": (resource.RLIMIT_CORE, 0, 0),
+        "core": (resource.RLIMIT_CORE, profile.num_core_bytes, profile.num_core_bytes),
         "cpu": (
             resource.RLIMIT_CPU,
             cpu_seconds,
             cpu_seconds + 5,
         ),  # the signal can be caught, the second limit not
         "fsize": (resource.RLIMIT_FSIZE, limits.disk_bytes, limits.disk_bytes),
-        "nofile": (resource.RLIMIT_NOFILE, NUM_OPEN_FILES, NUM_OPEN_FILES),
+        "nofile": (resource.RLIMIT_NOFILE, profile.num_open_files, profile.num_open_files),
         "nproc": (resource.RLIMIT_NPROC, limits.num_pids, limits.num_pids),
     }
     if address_space:

@@ -20,6 +20,8 @@ from pipeline.core import SandboxRequest, SandboxResult
 from pipeline.exceptions import EnvironmentBrokenError, SandboxError
 from workers.sandbox import cgroups, seccomp, supervisor, watch
 from workers.sandbox.bubblewrap_process import BubblewrapProcess
+from workers.sandbox.pool import WarmPool
+from workers.sandbox.profiles import HARDENED, Profile
 from workers.sandbox.streams import Recorder
 
 
@@ -28,14 +30,18 @@ class BubblewrapSandbox:
 
     name = "bubblewrap"
 
-    def __init__(self, *, use_cgroups: bool = True) -> None:
+    def __init__(self, profile: Profile = HARDENED, *, use_cgroups: bool = True, num_warm: int = 0) -> None:
         """Find bwrap; `use_cgroups=False` keeps to what an ordinary user has.
+
+        `num_warm`: sandboxes that are kept up and wait.
 
         Raises:
             EnvironmentBrokenError: bwrap or a tool it needs is not installed.
         """
         self._bwrap = _find_bwrap()
+        self._profile = profile
         self._use_cgroups = use_cgroups
+        self._pool = WarmPool(self._started, num_warm)
 
     async def run(self, request: SandboxRequest) -> SandboxResult:
         """Run the request to its end; see `pipeline.protocols.Sandbox`.
@@ -45,10 +51,19 @@ class BubblewrapSandbox:
         """
         return await watch.with_retries(lambda: self._run_once(request))
 
+    @property
+    def num_spare(self) -> int:
+        """How many sandboxes are up and wait for a run."""
+        return self._pool.num_spare
+
+    async def close(self) -> None:
+        """End the sandboxes that wait."""
+        await self._pool.close()
+
     def weaknesses(self) -> list[str]:
         """Return what this host cannot enforce, one sentence each."""
         found = ["bubblewrap shows code the host's own /usr, read-only; Docker gives it an image instead"]
-        if seccomp.compiled() is None:
+        if seccomp.compiled(self._profile) is None:
             found.append("system calls are not filtered: their numbers on this machine are not known")
         groups = cgroups.parents() if self._use_cgroups else {}
         if not groups:
@@ -61,18 +76,24 @@ class BubblewrapSandbox:
     async def _run_once(self, request: SandboxRequest) -> SandboxResult:
         script = supervisor.script(request)
         recorder = Recorder(script.nonce, request.limits.output_bytes, len(request.collect))
-        run = BubblewrapProcess(request, cgroups.create(request.limits) if self._use_cgroups else None)
-        # A bwrap killed while it starts can leave a child that waits for ever: let it start, then end it.
-        starting = asyncio.ensure_future(run.start(self._bwrap, script))
+        run = await self._pool.lease(request)
+        ended = False
         try:
-            await asyncio.shield(starting)
             hit = await watch.watch(run.pump(script, recorder), recorder, request.limits, run.meter)
             usage = run.meter.read() if run.meter else watch.Usage()
+            ended = hit is None
+        finally:
+            await asyncio.shield(self._pool.give_back(run) if ended else run.end())
+        return watch.result(request, recorder, hit, usage, run.exit_code)
+
+    async def _started(self, request: SandboxRequest) -> BubblewrapProcess:
+        group = cgroups.create(request.limits) if self._use_cgroups else None
+        run = BubblewrapProcess(request, self._profile, group)
+        try:
+            await run.start(self._bwrap)
         except OSError as error:
             raise SandboxError(f"bubblewrap could not be started: {error}") from error
-        finally:
-            await asyncio.shield(run.end(starting))
-        return watch.result(request, recorder, hit, usage, run.exit_code)
+        return run
 
 
 def _find_bwrap() -> Path:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.core import SandboxRequest, SandboxResult
 from pipeline.exceptions import EnvironmentBrokenError, SandboxError
-from workers.sandbox import docker_profile as profile
-from workers.sandbox import supervisor, watch
+from workers.sandbox import docker_profile, supervisor, watch
 from workers.sandbox.mounts import hand_over, requested
 from workers.sandbox.owner import Owner
+from workers.sandbox.pool import WarmPool
+from workers.sandbox.profiles import HARDENED, Profile
 from workers.sandbox.streams import Recorder
 
 if TYPE_CHECKING:
@@ -61,11 +62,18 @@ class DockerSandbox:
 
     name = "docker"
 
-    def __init__(self, client: docker.DockerClient, image: str) -> None:
-        """Use `image`, best named by its id, so that no later build changes what runs."""
+    def __init__(
+        self, client: docker.DockerClient, image: str, profile: Profile = HARDENED, *, num_warm: int = 0
+    ) -> None:
+        """Use `image`, best named by its id, so that no later build changes what runs.
+
+        `num_warm`: containers that are kept up and wait.
+        """
         self._client = client
+        self._profile = profile
         self.image = image
         self._threads = ThreadPoolExecutor(_NUM_API_THREADS, thread_name_prefix="docker")
+        self._pool = WarmPool(self._started, num_warm)
 
     async def run(self, request: SandboxRequest) -> SandboxResult:
         """Run the request to its end; see `pipeline.protocols.Sandbox`.
@@ -74,6 +82,15 @@ class DockerSandbox:
             InputError: the request itself is not usable.
         """
         return await watch.with_retries(lambda: self._run_once(request))
+
+    @property
+    def num_spare(self) -> int:
+        """How many sandboxes are up and wait for a run."""
+        return self._pool.num_spare
+
+    async def close(self) -> None:
+        """End the sandboxes that wait."""
+        await self._pool.close()
 
     def weaknesses(self) -> list[str]:
         """Return what this engine cannot enforce, one sentence each."""
@@ -94,14 +111,21 @@ class DockerSandbox:
     async def _run_once(self, request: SandboxRequest) -> SandboxResult:
         script = supervisor.script(request)
         recorder = Recorder(script.nonce, request.limits.output_bytes, len(request.collect))
-        run = _Run(self._call, self._client.api, f"loopwright-{uuid.uuid4().hex}")
+        run = await self._pool.lease(request)
+        ended = False
         try:
-            stream = await run.start(request, script, self.image)
-            hit = await watch.watch(_pump(stream, script, recorder), recorder, request.limits, None)
-            usage, exit_code = await run.state(ended=hit is None)
+            hit = await watch.watch(run.pump(script, recorder), recorder, request.limits, None)
+            is_told = hit is None and recorder.exit_code is not None  # no need to ask the engine
+            usage, exit_code = (watch.Usage(), None) if is_told else await run.state(ended=hit is None)
+            ended = hit is None
         finally:
-            await asyncio.shield(run.end())
+            await asyncio.shield(self._pool.give_back(run) if ended else run.end())
         return watch.result(request, recorder, hit, usage, exit_code)
+
+    async def _started(self, request: SandboxRequest) -> _Run:
+        run = _Run(self._call, self._client.api, f"loopwright-{uuid.uuid4().hex}")
+        await run.start(request, self._profile, self.image)
+        return run
 
     async def _call(self, function: Callable[..., _Value], *args: Any, **kwargs: Any) -> _Value:
         """Call the engine in a thread. A cancelled call still runs to its end before this returns."""
@@ -129,16 +153,34 @@ class _Run:
         self._name = name
         self._socket: socket.socket | None = None
 
-    async def start(self, request: SandboxRequest, script: supervisor.Script, image: str) -> socket.socket:
-        """Create, attach and start the container; return the stream to and from it."""
-        hand_over(requested(request))
-        deadline = int(time.time()) + profile.lifetime_seconds(request.limits)
-        body = profile.container(request, script, image, deadline)
-        await self._call(self._api.create_container_from_config, body, self._name)
-        self._socket = await self._call(self._attach)
-        await self._call(self._api.start, self._name)
+    @property
+    def is_alive(self) -> bool:
+        """Whether the supervisor waits for its script: it has said nothing, and not hung up."""
+        if self._socket is None:
+            return False
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except OSError as error:
+            return isinstance(error, BlockingIOError)
+        return False
+
+    async def start(self, request: SandboxRequest, profile: Profile, image: str) -> None:
+        """Create, attach and start the container; its supervisor waits for its script."""
+        try:
+            hand_over(requested(request), profile.uid)
+            deadline = int(time.time()) + docker_profile.lifetime_seconds(request.limits)
+            body = docker_profile.container(request, profile, image, deadline)
+            await self._call(self._api.create_container_from_config, body, self._name)
+            self._socket = await self._call(self._attach)
+            await self._call(self._api.start, self._name)
+        except BaseException:
+            await asyncio.shield(self.end())
+            raise
+
+    async def pump(self, script: supervisor.Script, recorder: Recorder) -> None:
+        """Feed the supervisor, and the recorder from both streams, until they end."""
         assert self._socket is not None
-        return self._socket
+        await watch.together(_feed(self._socket, script), _drain(self._socket, recorder))
 
     async def state(self, *, ended: bool) -> tuple[watch.Usage, int | None]:
         """Return what the engine knows of the run; waits for the exit of one that has ended by itself."""
@@ -153,7 +195,7 @@ class _Run:
         return usage, state["ExitCode"] if ended else None
 
     async def end(self) -> None:
-        """Kill and remove the container, if it came to be."""
+        """Kill and remove the container, if it is there."""
         from docker.errors import NotFound
 
         if self._socket:
@@ -162,6 +204,7 @@ class _Run:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
+            self._socket = None
         try:
             await self._call(self._api.remove_container, self._name, force=True, v=True)
         except SandboxError as error:
@@ -190,9 +233,11 @@ def _reap(client: docker.DockerClient) -> int:
     from docker.errors import APIError
 
     num_removed = 0
-    for container in client.containers.list(all=True, filters={"label": profile.LABEL}, ignore_removed=True):
-        owner = Owner.parse(container.labels.get(profile.OWNER_LABEL, ""))
-        overdue = time.time() > int(container.labels.get(profile.DEADLINE_LABEL, "0")) + 60
+    for container in client.containers.list(
+        all=True, filters={"label": docker_profile.LABEL}, ignore_removed=True
+    ):
+        owner = Owner.parse(container.labels.get(docker_profile.OWNER_LABEL, ""))
+        overdue = time.time() > int(container.labels.get(docker_profile.DEADLINE_LABEL, "0")) + 60
         if overdue or (owner and owner.is_dead):
             with contextlib.suppress(APIError):  # another process reaps it, too
                 container.remove(force=True, v=True)
@@ -204,10 +249,6 @@ def _usage(stats: dict[str, Any]) -> watch.Usage:
     cpu = stats.get("cpu_stats", {}).get("cpu_usage", {}).get("total_usage")
     peak = stats.get("memory_stats", {}).get("max_usage")  # control groups version 1 only
     return watch.Usage(cpu / 1e9 if cpu else None, peak or None)
-
-
-async def _pump(stream: socket.socket, script: supervisor.Script, recorder: Recorder) -> None:
-    await watch.together(_feed(stream, script), _drain(stream, recorder))
 
 
 async def _feed(stream: socket.socket, script: supervisor.Script) -> None:

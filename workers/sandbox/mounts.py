@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.core import Mount, SandboxRequest
 from pipeline.exceptions import InputError
-from workers.sandbox.supervisor import RESULTS, SANDBOX_UID, WORKSPACE
+from workers.sandbox.profiles import RESULTS, WORKSPACE
 
 # What the sandbox itself puts there, and what would hand it the host.
 _RESERVED = ("/proc", "/sys", "/dev", "/usr", "/bin", "/sbin", "/lib", "/lib64", RESULTS, WORKSPACE)
@@ -28,12 +28,12 @@ def requested(request: SandboxRequest) -> tuple[Mount, ...]:
     return tuple(sorted(mounts, key=lambda mount: PurePosixPath(mount.target).parts))
 
 
-def hand_over(mounts: Iterable[Mount]) -> None:
+def hand_over(mounts: Iterable[Mount], uid: int) -> None:
     """Give writable folders to the uid that a run has on this host: not ours when we are root."""
     if os.geteuid() == 0:
         for mount in mounts:
             if not mount.read_only:
-                os.chown(mount.source, SANDBOX_UID, SANDBOX_UID, follow_symlinks=False)
+                os.chown(mount.source, uid, uid, follow_symlinks=False)
 
 
 def _check(mount: Mount) -> None:

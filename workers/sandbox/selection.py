@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.exceptions import EnvironmentBrokenError, SandboxError
 from workers.sandbox.bubblewrap_sandbox import BubblewrapSandbox
 from workers.sandbox.docker_sandbox import DockerSandbox, connect
 from workers.sandbox.image import DEFAULT_TAG, ensure_image
+from workers.sandbox.profiles import HARDENED, Profile
 from workers.sandbox.reaper import reap_orphans
+
+if TYPE_CHECKING:
+    import docker
 
 SandboxKind = Literal["auto", "docker", "bubblewrap"]
 
@@ -21,6 +25,8 @@ async def select_sandbox(
     *,
     home: Path,
     image: str = DEFAULT_TAG,
+    profile: Profile = HARDENED,
+    num_warm: int = 0,
     on_progress: Callable[[str], None] | None = None,
 ) -> DockerSandbox | BubblewrapSandbox:
     """Return a sandbox that works, after removing what dead processes left; builds a missing image.
@@ -33,16 +39,17 @@ async def select_sandbox(
     say = on_progress or (lambda _: None)
     await reap_orphans()
     if kind == "bubblewrap":
-        return BubblewrapSandbox()
+        return BubblewrapSandbox(profile, num_warm=num_warm)
     try:
-        return await asyncio.to_thread(_docker, home, image, say)
+        client, image_id = await asyncio.to_thread(_docker, home, image, say)
     except (EnvironmentBrokenError, SandboxError) as error:
         if kind == "docker":
             raise
         say(f"no Docker sandbox ({error}); using bubblewrap")
-        return BubblewrapSandbox()
+        return BubblewrapSandbox(profile, num_warm=num_warm)
+    return DockerSandbox(client, image_id, profile, num_warm=num_warm)
 
 
-def _docker(home: Path, image: str, say: Callable[[str], None]) -> DockerSandbox:
+def _docker(home: Path, image: str, say: Callable[[str], None]) -> tuple[docker.DockerClient, str]:
     client = connect()
-    return DockerSandbox(client, ensure_image(client, home, image, say).image_id)
+    return client, ensure_image(client, home, image, say).image_id

@@ -21,6 +21,7 @@ _TAR_BLOCKS_BYTES = 16 * 1024  # headers and padding of one collected file
 # Bounded: a forged number must not become an exception or an infinity.
 _EXIT_CODE = re.compile(rb"(\d{1,3})\n")
 _SECONDS = re.compile(rb"\b(\d{1,6})m(\d{1,2}(?:\.\d{1,9})?)s\b")
+_KILLED = re.compile(rb"^oom_kill [1-9]", re.MULTILINE)
 _PEAK = re.compile(rb"^(\d{1,15})$", re.MULTILINE)
 
 
@@ -138,6 +139,11 @@ class Recorder:
         """The peak as the cgroup seen from inside says; None where none is seen."""
         peaks = _PEAK.findall(self._text().partition(b"\n")[2])
         return max(map(int, peaks), default=None)
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the cgroup seen from inside had a process killed for its memory."""
+        return _KILLED.search(self._text()) is not None
 
     def files(self, names: Sequence[str], max_bytes: int) -> dict[str, bytes]:
         """Return the regular files among `names` that came back whole and within `max_bytes`."""

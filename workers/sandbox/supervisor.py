@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shlex
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +17,16 @@ from pathlib import Path
 from pipeline.core import SandboxRequest
 from pipeline.exceptions import InputError
 from workers.sandbox.owner import this_process
+from workers.sandbox.profiles import RESULTS
 
-WORKSPACE = "/workspace"
-RESULTS = "/results"
-HOME = "/tmp/home"  # noqa: S108 - inside the sandbox
-
-SANDBOX_UID = 65532  # "nonroot": needs no entry in a password file
-HOSTNAME = "sandbox"
 PROCESS_PREFIX = "loopwright-supervisor-"  # of the argument that names a run's owner in the process list
 
-# Arguments: layer bytes, longest collected file, names to collect, the command. stdin begins with the marker.
+# stdin: the marker and the length of the setup, a line each; the setup, which sets layer_bytes, file_bytes,
+# names and the command; the layers. So a sandbox can be up before it is known what it will run.
 # GNU tar holds a hostile layer in /workspace by itself; a read-only root stands behind it.
 SUPERVISOR = r"""
-IFS= read -r nonce || exit 1
-layer_bytes=$1 file_bytes=$2 names=$3
-shift 3
+IFS= read -r nonce && IFS= read -r setup_bytes || exit 1
+eval "$(head -c "$setup_bytes")"
 umask 022
 if [ "$layer_bytes" -gt 0 ]; then
   head -c "$layer_bytes" | tar --extract --ignore-zeros --no-same-owner -C /workspace -f - || exit 1
@@ -48,6 +44,7 @@ done 2>/dev/null
 printf '%s end %s\n' "$nonce" "$code"
 times
 cat /sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes 2>/dev/null
+grep -hs '^oom_kill ' /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control
 printf '%s files\n' "$nonce"
 cd /results || exit 0
 set --
@@ -69,23 +66,28 @@ class Script:
     """A request as the supervisor takes it."""
 
     nonce: str
-    argv: tuple[str, ...]
+    setup: bytes
     layers: tuple[bytes, ...]
 
     async def stdin(self) -> AsyncIterator[bytes]:
         """Yield the bytes that the supervisor reads."""
-        yield f"{self.nonce}\n".encode()
+        yield f"{self.nonce}\n{len(self.setup)}\n".encode() + self.setup
         for layer in self.layers:
             view = memoryview(layer)
             for start in range(0, len(layer), _CHUNK_BYTES):
                 yield bytes(view[start : start + _CHUNK_BYTES])
 
 
+def argv() -> tuple[str, ...]:
+    """Return the command that starts a supervisor of ours."""
+    return ("/bin/sh", "-c", SUPERVISOR, f"{PROCESS_PREFIX}{this_process()}")
+
+
 def script(request: SandboxRequest) -> Script:
-    """Return the supervisor's argv and stdin for a request.
+    """Return what the supervisor is told for a request.
 
     Raises:
-        InputError: no command, or a name to collect that is not a plain file name.
+        InputError: no command, or one that cannot be passed on, or a name to collect that is no file's.
     """
     if not request.argv:
         raise InputError("a sandbox request needs a command")
@@ -93,18 +95,21 @@ def script(request: SandboxRequest) -> Script:
         if not _FILE_NAME.fullmatch(name):
             raise InputError(f"cannot collect {name!r} from {RESULTS}: not a plain file name")
     layers = (*_generated(request), *request.layers)
-    layer_bytes = sum(len(layer) for layer in layers)
-    numbers = (str(layer_bytes), str(request.limits.output_bytes))
-    argv = (
-        "/bin/sh",
-        "-c",
-        SUPERVISOR,
-        f"{PROCESS_PREFIX}{this_process()}",
-        *numbers,
-        " ".join(request.collect),
-        *request.argv,
+    return Script(secrets.token_hex(16), _setup(request, sum(len(layer) for layer in layers)), layers)
+
+
+def _setup(request: SandboxRequest, layer_bytes: int) -> bytes:
+    prepared = request.environment.env if request.environment else {}
+    env = [f"{name}={value}" for name, value in {**prepared, **request.env}.items()]
+    words = ("/usr/bin/env", *env, *request.argv)  # not exported: the supervisor's own tools must not see it
+    if "=" in request.argv[0] or any("\0" in word for word in words):
+        raise InputError(f"the sandbox cannot run {request.argv[0]!r} with these arguments and variables")
+    lines = (
+        f"layer_bytes={layer_bytes} file_bytes={request.limits.output_bytes}",
+        f"names={shlex.quote(' '.join(request.collect))}",
+        shlex.join(("set", "--", *words)),
     )
-    return Script(nonce=secrets.token_hex(16), argv=argv, layers=layers)
+    return "\n".join(lines).encode("utf-8", "surrogateescape")
 
 
 def _generated(request: SandboxRequest) -> tuple[bytes, ...]:
@@ -114,17 +119,3 @@ def _generated(request: SandboxRequest) -> tuple[bytes, ...]:
         return (Path(request.environment.generated).read_bytes(),)
     except OSError as exc:
         raise InputError(f"the prepared environment is gone: {exc}", hint="prepare it again") from exc
-
-
-def environment(request: SandboxRequest, path: str) -> dict[str, str]:
-    """Return the variables that the command sees: a fixed base, the environment's, the request's."""
-    base = {
-        "PATH": path,
-        "HOME": HOME,
-        "LANG": "C.UTF-8",
-        "TZ": "UTC",
-        "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    prepared = request.environment.env if request.environment else {}
-    return {**base, **prepared, **request.env}

@@ -7,19 +7,25 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import docker
 import pytest
 
 from pipeline.core import Outcome
 from pipeline.protocols import Sandbox
-from tests.integration.sandbox_tools import commands, limits, processes, python, shell, token, until
-from workers.sandbox import cgroups, docker_profile
+from tests.integration.sandbox_tools import (
+    commands,
+    containers_of,
+    groups_of,
+    limits,
+    processes,
+    python,
+    shell,
+    token,
+    until,
+)
 from workers.sandbox.bubblewrap_sandbox import BubblewrapSandbox
 from workers.sandbox.docker_sandbox import DockerSandbox
-from workers.sandbox.owner import this_process
 from workers.sandbox.reaper import reap_orphans
 
 pytestmark = pytest.mark.integration
@@ -46,25 +52,6 @@ def sandbox(request: pytest.FixtureRequest) -> DockerSandbox | BubblewrapSandbox
         found: DockerSandbox = request.getfixturevalue("docker_sandbox")
         return found
     return BubblewrapSandbox(use_cgroups=request.param == "bubblewrap")
-
-
-@pytest.fixture(autouse=True)
-def _host_is_clean_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    assert _cgroups(str(this_process())) == []
-    if "docker" in request.node.name:
-        client = request.getfixturevalue("docker_engine")
-        assert _containers(client, str(this_process())) == []
-
-
-def _cgroups(owner: str) -> list[Path]:
-    parents = set(cgroups.parents().values())
-    return [folder for parent in parents for folder in parent.glob(f"{cgroups.PREFIX}{owner}-*")]
-
-
-def _containers(client: docker.DockerClient, owner: str) -> list[str]:
-    label = f"{docker_profile.OWNER_LABEL}={owner}"
-    return [str(found.name) for found in client.containers.list(all=True, filters={"label": label})]
 
 
 async def test_timeout_kills_daemons_and_processes_that_trap_signals(sandbox: Sandbox) -> None:
@@ -256,9 +243,9 @@ async def test_leftovers_of_a_killed_owner_are_reaped(sandbox: Sandbox, phase: s
     await until(lambda: not commands(word) or isinstance(sandbox, DockerSandbox))
     await reap_orphans()
     await until(lambda: processes(word) == [])
-    assert _cgroups(name) == []
+    assert groups_of(name) == []
     if isinstance(sandbox, DockerSandbox):
-        assert _containers(docker.from_env(), name) == []
+        assert containers_of(docker.from_env(), name) == []
 
 
 async def test_the_reaper_leaves_the_living_alone(sandbox: Sandbox) -> None:

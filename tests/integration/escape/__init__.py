@@ -1,0 +1,1 @@
+"""Attacks on the sandboxes, one test each; `make test-escape` runs them."""
