@@ -101,7 +101,7 @@ class BubblewrapProcess:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=(args, *given.values(), *etc.values()),
-                process_group=0,  # a Ctrl-C in the terminal is for us, who end it in order
+                start_new_session=True,  # a Ctrl-C in the terminal is for us, who end it in order
                 env=env,
             )
             status_end.close()
