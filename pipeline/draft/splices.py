@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -106,19 +106,19 @@ def splices_of(begun: Branch, spelling: Spelling) -> Iterator[Branch]:
 def programs(
     splices: Iterable[Branch],
     num: int,
-    place: Callable[[int], Place],
+    places: Mapping[int, Place],
     tried: Collection[tuple[int, str]] = (),
 ) -> list[Branch]:
     """Return the `num` likeliest splices that make a definition which none before them made.
 
     Half of a word in place of a token often makes a name that there is not: such a splice is none.
-    `place`: what a prompt asks for, by its number.
+    `places`: what each prompt asks for, by its number.
     """
     known: set[tuple[str, str]] = set()  # the definition that is changed, what it became or was
     found: list[Branch] = []
     in_order = sorted(splices, key=lambda s: (-s.logprob, s.prompt_number, s.text))
     for splice in in_order[: _MAX_LOOKS * num]:
-        definition, span, file = place(splice.prompt_number)
+        definition, span, file = places[splice.prompt_number]
         known.add((definition, _program(definition)))
         spliced = replaced_line(definition, span, splice.text, truncated=False)
         mark = (definition, _program(spliced))

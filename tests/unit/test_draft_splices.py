@@ -23,8 +23,7 @@ def spelled(*answers):
     return spelling
 
 
-def place(_number):
-    return Place(DEFINITION, SPAN, DEFINITION.encode())
+PLACES = {0: Place(DEFINITION, SPAN, DEFINITION.encode())}
 
 
 def test_a_token_takes_the_place_of_one_of_two_or_of_none():
@@ -36,22 +35,22 @@ def test_a_token_takes_the_place_of_one_of_two_or_of_none():
 
 def test_only_what_parses_is_a_program_and_each_comes_once_likeliest_first():
     splices = [*splices_of(Branch(0), spelled()), *splices_of(Branch(0), spelled())]
-    texts = [splice.text for splice in programs(splices, 9, place)]
+    texts = [splice.text for splice in programs(splices, 9, PLACES)]
     assert texts[:3] == [" return a - a", " return a + b", " return b - b"]
     assert " return a -= b" not in texts
     assert len(texts) == len(set(texts))
-    assert [splice.text for splice in programs(splices, 1, place)] == texts[:1]
+    assert [splice.text for splice in programs(splices, 1, PLACES)] == texts[:1]
 
 
 def test_half_a_word_that_makes_a_name_that_there_is_not_is_no_program():
     spelling = spelled((*STEPS[:3], Step(" b", -0.1, ((" be", -0.5), (" a", -1.2)))))
-    texts = [splice.text for splice in programs(splices_of(Branch(0), spelling), 1, place)]
+    texts = [splice.text for splice in programs(splices_of(Branch(0), spelling), 1, PLACES)]
     assert texts == [" return a - a"]
 
 
 def test_what_an_earlier_round_tried_is_not_tried_again():
     splices = list(splices_of(Branch(0), spelled()))
-    assert programs(splices, 1, place, {(0, " return a - a")}) == [Branch(0, " return a + b", -1.5)]
+    assert programs(splices, 1, PLACES, {(0, " return a - a")}) == [Branch(0, " return a + b", -1.5)]
 
 
 def test_an_answer_that_leaves_the_statement_is_turned_back_and_what_it_said_is_likely_there():

@@ -134,9 +134,8 @@ def _outcome(
 ) -> tuple[Outcome, int | None]:
     if hit is not None:
         return hit, None
-    if (
-        usage.out_of_memory or recorder.out_of_memory
-    ):  # whatever the exit code: a parent may have hidden that its child was killed
+    # Whatever the exit code: a parent may have hidden that its child was killed.
+    if usage.out_of_memory or recorder.out_of_memory:
         return Outcome.OUT_OF_MEMORY, None
     # No report: the command took its supervisor down with it.
     code = recorder.exit_code if recorder.exit_code is not None else (engine_code or _KILLED)

@@ -105,22 +105,28 @@ async def _draft_splices(
     The splices themselves cost no token.
     """
 
-    def place(number: int) -> Place:
-        prompt = progress.round.prompts[number]
-        assert prompt.span is not None
-        file = tools.tree(progress).read_bytes(prompt.suspect.path)
-        return Place(progress.bundles[number].definition, prompt.span, file)
-
     num_before = len(progress.round.candidates)
     spellings = await _spellings(tools, progress, prompts, answers, allowance, sampling)
     allowance -= len(progress.round.candidates) - num_before
     found = (splice for i, one in spellings.items() for splice in splices_of(_root(progress, i), one))
-    splices = programs(found, allowance, place, _tried(progress, prompts)) if allowance > 0 else []
+    places = _places(tools, progress)
+    splices = programs(found, allowance, places, _tried(progress, prompts)) if allowance > 0 else []
     for splice in splices:
         answer = answers[splice.prompt_number][0]
         free = replace(answer, text=splice.text, num_completion_tokens=0, finish_reason="stop", seconds=0.0)
         _add(progress, splice.prompt_number, 0, free, sampling, branch=splice.text)
     return allowance - len(splices)
+
+
+def _places(tools: Toolbox, progress: Progress) -> dict[int, Place]:
+    """Return what each prompt of a statement asks for, by its number; each file is read once."""
+    tree = tools.tree(progress)
+    files = {path: tree.read_bytes(path) for path in {p.suspect.path for p in progress.round.prompts}}
+    return {
+        i: Place(bundle.definition, prompt.span, files[prompt.suspect.path])
+        for i, (bundle, prompt) in enumerate(_bundled_prompts(progress))
+        if prompt.span
+    }
 
 
 async def _spellings(

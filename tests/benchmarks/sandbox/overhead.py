@@ -18,10 +18,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from pipeline.core import SandboxRequest
-from tests.integration.sandbox_tools import until
+from tests.integration.sandbox_tools import processes, until
 from workers.sandbox.bubblewrap_sandbox import BubblewrapSandbox
 from workers.sandbox.docker_sandbox import DockerSandbox, connect
 from workers.sandbox.image import DEFAULT_TAG
@@ -124,8 +122,7 @@ async def _throughput(run: Callable[[], Awaitable[None]], num_runs: int) -> floa
 
 
 def _pss_mib() -> float:
-    mark = f"{PROCESS_PREFIX}{this_process()}"
-    waiting = [p for p in psutil.process_iter(["cmdline"]) if mark in (p.info["cmdline"] or ())]
+    waiting = processes(f"{PROCESS_PREFIX}{this_process()}")
     return sum(process.memory_full_info().pss for process in waiting) / (1 << 20)
 
 

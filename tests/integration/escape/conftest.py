@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-import psutil
 import pytest
 
 from pipeline.core import Outcome
 from tests.integration.escape.probes import program
-from tests.integration.sandbox_tools import containers_of, groups_of, layer, limits, python
+from tests.integration.sandbox_tools import containers_of, groups_of, layer, limits, processes, python
 from workers.sandbox.bubblewrap_sandbox import BubblewrapSandbox
 from workers.sandbox.docker_sandbox import DockerSandbox
 from workers.sandbox.owner import this_process
@@ -97,8 +96,6 @@ def _host_is_clean_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
 def _state_of_the_host(request: pytest.FixtureRequest) -> dict[str, object]:
     """Return what an attack could have left: containers, groups, processes, mounts, settings, files."""
     owner = str(this_process())
-    running = psutil.process_iter(["cmdline"])
-    ours = [p.pid for p in running if f"{PROCESS_PREFIX}{owner}" in (p.info["cmdline"] or ())]
     containers: list[str] = []
     if "docker" in request.node.name:
         containers = containers_of(request.getfixturevalue("docker_engine"), owner)
@@ -106,7 +103,7 @@ def _state_of_the_host(request: pytest.FixtureRequest) -> dict[str, object]:
     return {
         "containers": containers,
         "control groups": groups_of(owner),
-        "processes": ours,
+        "processes": processes(f"{PROCESS_PREFIX}{owner}"),
         # Those of the engine come and go with the containers of other tests beside this one.
         "mounts": [
             line for line in Path("/proc/self/mounts").read_text().splitlines() if "docker" not in line

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable
 
 from workers.sandbox import seccomp
 
-# What is refused: the call and its arguments. `scratch` is a writable buffer.
+# What is refused: the call and its arguments.
 CALLS: dict[str, tuple[str, str]] = {
     "a user namespace by unshare": ("unshare", "0x10000000"),
     "a mount namespace by unshare": ("unshare", "0x00020000"),
@@ -164,7 +163,7 @@ _RUNNER = r"""
 import ast, ctypes, errno, glob, json, os, resource, signal, socket, struct, subprocess, sys, time
 
 libc = ctypes.CDLL(None, use_errno=True)
-CALLS, PROBES, NUMBERS = json.loads(sys.stdin.read() if len(sys.argv) < 2 else open(sys.argv[1]).read())
+CALLS, PROBES, NUMBERS = json.load(open(sys.argv[1]))
 
 class Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
@@ -208,9 +207,6 @@ print(json.dumps(found))
 """
 
 
-def program(names: Iterable[str] = ()) -> tuple[str, bytes]:
-    """Return the runner, and the file that it is to be given by name: the probes, all or those named."""
-    wanted = set(names) or {*CALLS, *PROBES}
-    calls = {name: call for name, call in CALLS.items() if name in wanted}
-    probes = {name: code for name, code in PROBES.items() if name in wanted}
-    return _RUNNER, json.dumps([calls, probes, seccomp.numbers(platform.machine())]).encode()
+def program() -> tuple[str, bytes]:
+    """Return the runner, and the file of all probes that it is to be given by name."""
+    return _RUNNER, json.dumps([CALLS, PROBES, seccomp.numbers(platform.machine())]).encode()
