@@ -25,7 +25,8 @@ class SandboxLimits(BaseModel):
     memory_bytes: int = Field(default=1 << 30, ge=32 << 20)
     num_pids: int = Field(default=256, ge=8)
     num_cpus: float = Field(default=1.0, gt=0)
-    output_bytes: int = Field(default=1 << 20, ge=1024)  # kept per stream, and per collected file
+    output_bytes: int = Field(default=1 << 20, ge=1024)  # kept of each stream
+    file_bytes: int = Field(default=16 << 20, ge=1024)  # of each collected file; a longer one is left
     disk_bytes: int = Field(default=512 << 20, ge=1 << 20)  # each writable tmpfs
 
 
@@ -176,6 +177,9 @@ class SandboxRequest:
     env: Mapping[str, str] = field(default_factory=dict)
     limits: SandboxLimits = field(default_factory=SandboxLimits)
     collect: tuple[str, ...] = ()  # file names in /results to bring back
+    signed: str = (
+        ""  # one of them that is brought back only with the signature of what was told the run's key
+    )
     network: bool = False  # only the prepare phase may set it
     run_id: str = ""  # labels the container so that orphans can be reaped
 
@@ -252,6 +256,7 @@ class TestReport:
     problem: str = (
         ""  # why the run is no evidence: collection failed, no report, report and exit code disagree
     )
+    runner_changes: frozenset[str] = frozenset()  # what code that is not trusted changed in the test runner
 
     def ids(self, *statuses: TestStatus) -> frozenset[str]:
         """Return the ids of the tests that ended in one of the statuses."""

@@ -74,6 +74,7 @@ class BaselineRecord(_Record):
     output: str
     wall_seconds: float
     cpu_seconds: float | None = None
+    runner_changes: list[str] = []  # of the code's own: a candidate may not add to them
 
 
 class ScaffoldRecord(_Record):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from pipeline.core import Outcome, TestCase, TestReport, TestStatus, Verdict, VerdictKind
 
@@ -21,14 +22,23 @@ _CLASSES = (
 )
 
 
-def judge(report: TestReport, *, fail_to_pass: Sequence[str], pass_to_pass: Collection[str] = ()) -> Verdict:
-    """Return the verdict on one run.
+def judge(
+    report: TestReport,
+    *,
+    fail_to_pass: Sequence[str],
+    pass_to_pass: Collection[str] = (),
+    runner_changes: Collection[str] = (),
+) -> Verdict:
+    """Return the verdict on one run; `runner_changes` are those of the base.
 
-    A target that was skipped or is missing is not fixed; a passing test that is skipped now is not broken.
-    An id without `::` is a file or the whole command: it passes when something ran and nothing of it failed.
+    A target that was skipped or is missing is not fixed, and a passing test of which that is true now is
+    broken. A run that changes more in the test runner than the base does is no evidence. An id without `::`
+    is a file or the whole command: it passes when something ran and nothing of it failed.
     """
     if report.outcome is not Outcome.EXITED:
         return _stopped(report, num_target=len(fail_to_pass))
+    if added := report.runner_changes.difference(runner_changes):
+        report = replace(report, problem=f"the code under test changes the test runner: {min(added)}")
     statuses = {case.test_id: case.status for case in report.cases}
     fixed = [test_id for test_id in fail_to_pass if _passes(test_id, statuses, report)]
     broken = [test_id for test_id in pass_to_pass if _is_broken(test_id, statuses)]
@@ -112,7 +122,7 @@ def _passes(test_id: str, statuses: Mapping[str, TestStatus], report: TestReport
 
 
 def _is_broken(test_id: str, statuses: Mapping[str, TestStatus]) -> bool:
-    return statuses.get(test_id) not in (TestStatus.PASSED, TestStatus.SKIPPED)
+    return statuses.get(test_id) is not TestStatus.PASSED
 
 
 def _failures(report: TestReport, relevant: Collection[str]) -> list[TestCase]:

@@ -35,7 +35,7 @@ from pipeline.testrun import (
 )
 
 _BASE_LIMITS = SandboxLimits(
-    wall_seconds=600.0, cpu_seconds=1200.0, memory_bytes=2 << 30, num_pids=512, output_bytes=64 << 20
+    wall_seconds=600.0, cpu_seconds=1200.0, memory_bytes=2 << 30, num_pids=512, file_bytes=64 << 20
 )
 _MAX_MUTANT_SECONDS = 120.0
 _MAX_NAMED_FILES = 8  # in a task's test command
@@ -212,7 +212,7 @@ class Harness:
 
 def _mutant_limits(base: Base) -> SandboxLimits:
     seconds = min(4 * base.wall_seconds + 10, _MAX_MUTANT_SECONDS)
-    return SandboxLimits(wall_seconds=seconds, cpu_seconds=2 * seconds, output_bytes=8 << 20)
+    return SandboxLimits(wall_seconds=seconds, cpu_seconds=2 * seconds)
 
 
 def _spoilt(report: TestReport) -> str:

@@ -1,20 +1,22 @@
-"""Reads what a test run left: pytest's JUnit XML checked against the exit code, or the exit code alone.
+"""Reads what a test run left: pytest's JUnit XML, checked against a signed account and the exit code.
 
-All of it was written by the tested process, so it is read as untrusted text.
+Of other commands there is the exit code alone. The tested process wrote it all: it is untrusted text.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
+from pydantic import BaseModel, ValidationError
 
 from pipeline.core import Outcome, SandboxResult, TestCase, TestReport, TestStatus
 from pipeline.testrun.command import TestCommand
-from pipeline.testrun.request import JUNIT
+from pipeline.testrun.request import ACCOUNT, JUNIT, is_trusted
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element  # the type alone: defusedxml does the parsing
@@ -38,8 +40,9 @@ def read_report(result: SandboxResult, command: TestCommand, paths: Collection[s
     A run without evidence has a `problem` in place of an exception.
     """
     output = _clip(result.stdout.text() + result.stderr.text(), _MAX_OUTPUT_CHARS)
+    account = _read_account(result)
     if command.runner == "pytest":
-        cases, problem = _pytest_cases(result, paths, output)
+        cases, problem = _pytest_cases(result, account, paths, output)
     else:
         cases, problem = _command_cases(result, output)
     return TestReport(
@@ -50,6 +53,9 @@ def read_report(result: SandboxResult, command: TestCommand, paths: Collection[s
         wall_seconds=result.wall_seconds,
         cpu_seconds=result.cpu_seconds,
         problem=problem,
+        runner_changes=frozenset(
+            change for change, origin in account.runner_changes.items() if not is_trusted(origin)
+        ),
     )
 
 
@@ -82,26 +88,53 @@ def _command_cases(result: SandboxResult, output: str) -> tuple[tuple[TestCase, 
     return (case,), ""
 
 
+class _Account(BaseModel):
+    """What the program inside (`inside.py`) has signed."""
+
+    exit_code: int = 0
+    num_failed: int = 0  # reports of tests and of files that could not be collected
+    report_sha256: str = ""  # "": there is no report
+    runner_changes: dict[str, str] = {}  # what was changed -> the tree's file that the change comes from
+
+
 def _pytest_cases(
-    result: SandboxResult, paths: Collection[str], output: str
+    result: SandboxResult, account: _Account, paths: Collection[str], output: str
 ) -> tuple[tuple[TestCase, ...], str]:
     if result.outcome is not Outcome.EXITED:
         return (), _outcome_problem(result)
     data = result.collected.get(JUNIT)
     if data is None:
-        return (), f"pytest ended with exit code {result.exit_code} and wrote no report"
+        lost = " that could be kept: it is too long" if account.report_sha256 else ""
+        return (), f"pytest ended with exit code {result.exit_code} and wrote no report{lost}"
+    if account.report_sha256 != hashlib.sha256(data).hexdigest():
+        return (
+            (),
+            f"pytest ended with exit code {result.exit_code}, and the report is not the one that it wrote",
+        )
     try:
         cases = _merged(_case(element, paths) for element in ElementTree.fromstring(data).iter("testcase"))
     except (ElementTree.ParseError, DefusedXmlException, ValueError, RecursionError) as exc:
         return (), f"the report of pytest cannot be read: {exc}"
-    return cases, _disagreement(result.exit_code, cases, output)
+    return cases, _disagreement(result.exit_code, account, cases, output)
 
 
-def _disagreement(exit_code: int | None, cases: Iterable[TestCase], output: str) -> str:
-    """Return how report and exit code contradict each other; either alone can be forged too easily."""
+def _read_account(result: SandboxResult) -> _Account:
+    """Return the signed account; one that says nothing where there is none, or none that can be read."""
+    try:
+        return _Account.model_validate_json(result.collected.get(ACCOUNT, b""))
+    except ValidationError:
+        return _Account()
+
+
+def _disagreement(exit_code: int | None, account: _Account, cases: Iterable[TestCase], output: str) -> str:
+    """Return how report, account and exit code contradict each other; each alone is forged too easily."""
     failing = any(case.status in (TestStatus.FAILED, TestStatus.ERROR) for case in cases)
     if exit_code not in (_EXIT_OK, _EXIT_FAILED):
         return f"pytest ended with exit code {exit_code}"
+    if exit_code != account.exit_code:
+        return f"pytest ended with exit code {account.exit_code}, and its process with {exit_code}"
+    if account.num_failed and not failing:
+        return f"pytest saw {account.num_failed} failures and reports none"
     if exit_code == _EXIT_OK and failing:
         return "pytest reports failures and ended with exit code 0"
     if exit_code == _EXIT_FAILED and not failing and not _COVERAGE_TOO_LOW.search(output):

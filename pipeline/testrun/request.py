@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from functools import cache
+from pathlib import Path, PurePosixPath
 
 from pipeline.core import PreparedEnvironment, SandboxLimits, SandboxRequest
 from pipeline.snapshot import Snapshot, tar_of
 from pipeline.testrun.command import PYTHON, TestCommand
 
-JUNIT, COVERAGE = "junit.xml", "coverage.json"  # in /results
+JUNIT, ACCOUNT, COVERAGE = "junit.xml", "account.json", "coverage.json"  # in /results
 
 # A candidate that could touch these could forge its own verdict.
 _TRUSTED_NAME = re.compile(
@@ -31,6 +32,10 @@ _ENV = {
     "PYTHONHASHSEED": "0",
     "TZ": "UTC",
 }
+# A tree that has one of these is tested with a pytest that runs from the tree, as its developers run it.
+_RUNNER = re.compile(
+    r"(src/|lib/)?(_pytest|pytest|pluggy|iniconfig|packaging|exceptiongroup|tomli|attr|pygments)(\.py|/__init__\.py)"
+)
 _MAX_SELECTED = 200  # more ids than this are selected by file
 
 
@@ -78,7 +83,8 @@ def build_request(
         environment=environment,
         env={**_ENV, **command.env},
         limits=limits,
-        collect=(JUNIT, COVERAGE),
+        collect=(JUNIT, ACCOUNT, COVERAGE),
+        signed=ACCOUNT if command.runner == "pytest" else "",
         run_id=run_id,
     )
 
@@ -106,7 +112,13 @@ def _pytest_argv(
     fixed = ("-p", "no:cacheprovider", f"--junitxml=/results/{JUNIT}", "-o", "junit_family=xunit1")
     # One file that cannot be collected must not hide the others, nor the first failure the rest.
     complete = ("--continue-on-collection-errors", "--maxfail=0", "--rootdir=/workspace")
-    return (python, "-m", "pytest", *arguments, *fixed, *complete, *options, *selected)
+    origin = "tree" if any(map(_RUNNER.fullmatch, paths)) else "installed"
+    return (python, "-c", _inside(), origin, *arguments, *fixed, *complete, *options, *selected)
+
+
+@cache
+def _inside() -> str:
+    return Path(__file__).with_name("inside.py").read_text()
 
 
 def _holds(place: str, path: str) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from xml.sax.saxutils import quoteattr
 
 from pipeline.core import CapturedStream, Outcome, SandboxResult
@@ -24,7 +27,15 @@ def pytest_result(outcomes: Mapping[str, str], *, output: str = "", **overrides)
         "wall_seconds": 0.5,
         "cpu_seconds": 0.4,
     }
-    return SandboxResult(**{**fields, **overrides})
+    result = SandboxResult(**{**fields, **overrides})
+    return replace(result, collected={"account.json": account(result), **result.collected})
+
+
+def account(result: SandboxResult) -> bytes:
+    """Return what the program inside says of a run that nobody meddled with."""
+    report = result.collected.get("junit.xml")
+    digest = hashlib.sha256(report).hexdigest() if report is not None else ""
+    return json.dumps({"exit_code": result.exit_code or 0, "num_failed": 0, "report_sha256": digest}).encode()
 
 
 def junit_xml(outcomes: Mapping[str, str]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import io
 import tarfile
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core import SandboxLimits
 from workers.sandbox.streams import KILL_FACTOR, HeadTail, OutputLimitExceeded, Recorder, read_files
 
 NONCE = "0123456789abcdef"
@@ -26,8 +28,8 @@ def archive(*members: tuple[str, bytes, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def recorder(output_bytes: int = 64, num_files: int = 1) -> Recorder:
-    return Recorder(NONCE, output_bytes, num_files)
+def recorder() -> Recorder:
+    return Recorder(NONCE, SandboxLimits(output_bytes=1024, file_bytes=1024), num_files=1)
 
 
 @given(st.lists(st.binary(max_size=50)), st.integers(min_value=2, max_value=64))
@@ -66,7 +68,7 @@ def test_markers_are_found_wherever_the_stream_is_cut(size: int) -> None:
     found.close()
     assert found.stdout.captured().head == f"out{NONCE} en put".encode()
     assert (found.exit_code, found.cpu_seconds, found.peak_memory_bytes) == (3, 61.75, 8192)
-    assert found.files(("report",), 100) == {"report": b"content"}
+    assert found.files(("report",)) == {"report": b"content"}
 
 
 def test_output_that_only_looks_like_a_marker_is_kept_when_the_stream_ends() -> None:
@@ -100,7 +102,30 @@ def test_a_forged_report_raises_nothing(forged: bytes) -> None:
     found.close()
     assert found.exit_code is None or 0 <= found.exit_code <= 255
     assert (found.cpu_seconds, found.peak_memory_bytes) == (None, None)
-    assert found.files(("report",), 100) == {}
+    assert found.files(("report",)) == {}
+
+
+def signed_with(key: str) -> bytes:
+    return hmac.new(key.encode(), b"said", "sha256").hexdigest().encode() + b"\nsaid"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (signed_with(NONCE), {"report": b"said"}),
+        (signed_with("another key"), {}),
+        (signed_with(NONCE) + b" more", {}),
+        (b"said", {}),
+        (b"", {}),
+    ],
+)
+def test_a_file_that_must_be_signed_comes_back_only_with_its_signature(
+    content: bytes, expected: dict[str, bytes]
+) -> None:
+    found = recorder()
+    files = archive(("report", tarfile.REGTYPE, content))
+    found.feed_stdout(f"{NONCE} start\n{NONCE} end 0\n".encode() + FILES + files)
+    assert found.files(("report",), signed="report") == expected
 
 
 HOSTILE = [

@@ -29,8 +29,8 @@ P, S = "passed", "skipped"
     ("outcomes", "kind"),
     [
         ({A: P, B: P, C: P, D: P}, VerdictKind.RESOLVED),
-        ({A: P, B: P, C: P, D: S}, VerdictKind.RESOLVED),  # a skipped test is not broken
-        ({A: P, B: S, C: P, D: P}, VerdictKind.PARTIAL),  # but it is not fixed either
+        ({A: P, B: P, C: P, D: S}, VerdictKind.REGRESSED),  # a test that is skipped now does not pass
+        ({A: P, B: S, C: P, D: P}, VerdictKind.PARTIAL),
         ({A: P, B: NO, C: P, D: P}, VerdictKind.PARTIAL),
         ({A: P, C: P, D: P}, VerdictKind.PARTIAL),  # a target that did not run is not fixed
         ({A: NO, B: NO, C: P, D: P}, VerdictKind.UNCHANGED),

@@ -110,7 +110,7 @@ class DockerSandbox:
 
     async def _run_once(self, request: SandboxRequest) -> SandboxResult:
         script = supervisor.script(request)
-        recorder = Recorder(script.nonce, request.limits.output_bytes, len(request.collect))
+        recorder = Recorder(script.nonce, request.limits, len(request.collect))
         run = await self._pool.lease(request)
         ended = False
         try:

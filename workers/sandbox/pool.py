@@ -43,7 +43,7 @@ def shape_of(request: SandboxRequest) -> Hashable:
     Raises:
         InputError: a mount that no sandbox gets.
     """
-    started_with = request.limits.model_dump(exclude={"output_bytes"})
+    started_with = request.limits.model_dump(exclude={"output_bytes", "file_bytes"})
     return (requested(request), request.network, tuple(started_with.items()))
 
 

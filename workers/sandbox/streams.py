@@ -6,13 +6,14 @@ Everything here was written by code that may be hostile; it is measured, capped 
 from __future__ import annotations
 
 import contextlib
+import hmac
 import io
 import re
 import tarfile
 import time
 from collections.abc import Sequence
 
-from pipeline.core import CapturedStream
+from pipeline.core import CapturedStream, SandboxLimits
 
 KILL_FACTOR = 16  # a stream this many times longer than what is kept of it ends the run
 _SETUP_BYTES = 64 * 1024  # nothing but the start marker belongs before the start marker
@@ -62,15 +63,17 @@ class HeadTail:
 class Recorder:
     """Takes both streams of one run: start marker, the command's output, the supervisor's report."""
 
-    def __init__(self, nonce: str, output_bytes: int, num_files: int) -> None:
+    def __init__(self, nonce: str, limits: SandboxLimits, num_files: int) -> None:
+        self._key = nonce.encode()
         self._start = f"{nonce} start\n".encode()
         self._end = f"{nonce} end ".encode()
         self._files = f"{nonce} files\n".encode()
-        self._report_bytes = _REPORT_BYTES + num_files * (output_bytes + _TAR_BLOCKS_BYTES)
+        self._report_bytes = _REPORT_BYTES + num_files * (limits.file_bytes + _TAR_BLOCKS_BYTES)
+        self._file_bytes = limits.file_bytes
         self._pending = bytearray()
         self._report: bytearray | None = None
-        self.stdout = HeadTail(output_bytes)
-        self.stderr = HeadTail(output_bytes)
+        self.stdout = HeadTail(limits.output_bytes)
+        self.stderr = HeadTail(limits.output_bytes)
         self.started_at: float | None = None  # time.monotonic() at the start marker
         self.ended_at: float | None = None  # at the end marker
 
@@ -145,10 +148,18 @@ class Recorder:
         """Whether the cgroup seen from inside had a process killed for its memory."""
         return _KILLED.search(self._text()) is not None
 
-    def files(self, names: Sequence[str], max_bytes: int) -> dict[str, bytes]:
-        """Return the regular files among `names` that came back whole and within `max_bytes`."""
+    def files(self, names: Sequence[str], signed: str = "") -> dict[str, bytes]:
+        """Return the regular files among `names` that came back whole and within their limit.
+
+        The one that must be `signed` comes without its signature, and only if that is right.
+        """
         _, _, archive = bytes(self._report or b"").partition(self._files)
-        return read_files(archive, names, max_bytes)
+        found = read_files(archive, names, self._file_bytes)
+        if signed in found:
+            signature, _, content = found.pop(signed).partition(b"\n")
+            if hmac.compare_digest(signature, hmac.new(self._key, content, "sha256").hexdigest().encode()):
+                found[signed] = content
+        return found
 
     def _text(self) -> bytes:
         return bytes(self._report or b"").partition(self._files)[0]

@@ -1,8 +1,8 @@
 """The small program that both engines run inside a sandbox, and what is said to it.
 
 It unpacks the layers, runs the command, ends what the command left running, and reports on stdout behind a
-secret marker. Code under test could learn the marker and forge the report; that gains it nothing, since the
-exit code and the files are its own to choose anyway. The limits never depend on what is reported.
+secret marker, which is also the key that a command gets to sign a file with. Code under test that learned it
+could forge the report; all else is its own to choose anyway. The limits never depend on what is reported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from workers.sandbox.profiles import RESULTS
 PROCESS_PREFIX = "loopwright-supervisor-"  # of the argument that names a run's owner in the process list
 
 # stdin: the marker and the length of the setup, a line each; the setup, which sets layer_bytes, file_bytes,
-# names and the command; the layers. So a sandbox can be up before it is known what it will run.
+# names, is_signed and the command; the layers. So a sandbox can be up before it is known what it will run.
 # GNU tar holds a hostile layer in /workspace by itself; a read-only root stands behind it.
 SUPERVISOR = r"""
 IFS= read -r nonce && IFS= read -r setup_bytes || exit 1
@@ -35,7 +35,10 @@ mkdir -p "$HOME" 2>/dev/null
 cd /workspace || exit 1
 unset OLDPWD
 printf '%s start\n' "$nonce"
-"$@" </dev/null
+if [ "$is_signed" ]; then "$@" <<END
+$nonce
+END
+else "$@" </dev/null; fi
 code=$?
 for entry in /proc/[0-9]*; do
   pid=${entry#/proc/}
@@ -105,7 +108,8 @@ def _setup(request: SandboxRequest, layer_bytes: int) -> bytes:
     if "=" in request.argv[0] or any("\0" in word for word in words):
         raise InputError(f"the sandbox cannot run {request.argv[0]!r} with these arguments and variables")
     lines = (
-        f"layer_bytes={layer_bytes} file_bytes={request.limits.output_bytes}",
+        f"layer_bytes={layer_bytes} file_bytes={request.limits.file_bytes}",
+        f"is_signed={int(bool(request.signed)) or ''}",
         f"names={shlex.quote(' '.join(request.collect))}",
         shlex.join(("set", "--", *words)),
     )

@@ -122,7 +122,7 @@ def result(
         exit_code=code,
         stdout=recorder.stdout.captured(),
         stderr=recorder.stderr.captured(),
-        collected=recorder.files(request.collect, request.limits.output_bytes),
+        collected=recorder.files(request.collect, request.signed),
         wall_seconds=ended_at - recorder.started_at,
         cpu_seconds=_larger(usage.cpu_seconds, recorder.cpu_seconds),
         peak_memory_bytes=_larger(usage.peak_memory_bytes, recorder.peak_memory_bytes),

@@ -189,7 +189,7 @@ async def _run_covered(
 ) -> tuple[CoverageMap | None, TestReport]:
     """Return which tests run which lines, None where that cannot be told, and what became of them."""
     limits = tools.task.limits.sandbox
-    limits = limits.model_copy(update={"output_bytes": max(limits.output_bytes, _COVERAGE_BYTES)})
+    limits = limits.model_copy(update={"file_bytes": max(limits.file_bytes, _COVERAGE_BYTES)})
     addopts = WITHOUT_ADDOPTS if _turns_coverage_off(tools) else ()
     result, report = await tools.run_tests(
         progress,

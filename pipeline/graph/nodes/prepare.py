@@ -87,6 +87,7 @@ async def _baseline(tools: Toolbox, progress: Progress) -> BaselineRecord:
         output=seen.report.output,
         wall_seconds=seen.report.wall_seconds,
         cpu_seconds=seen.report.cpu_seconds,
+        runner_changes=sorted(seen.report.runner_changes),
     )
 
 

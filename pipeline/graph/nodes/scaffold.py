@@ -76,7 +76,7 @@ def _refined(baseline: BaselineRecord, report: TestReport, flaky: Collection[str
     """Return the baseline with a result for each test of the targets' files, where some still fail."""
     statuses = {case.test_id: case.status for case in report.cases if case.test_id not in flaky}
     kept = [test_id for test_id in baseline.pass_to_pass if test_id not in flaky]
-    if any(statuses.get(test_id) not in (TestStatus.PASSED, TestStatus.SKIPPED) for test_id in kept):
+    if any(statuses.get(test_id) is not TestStatus.PASSED for test_id in kept):
         return None
     failing, passing = list[str](), list[str]()
     for target in baseline.fail_to_pass:
@@ -93,6 +93,7 @@ def _refined(baseline: BaselineRecord, report: TestReport, flaky: Collection[str
         output=report.output,
         wall_seconds=report.wall_seconds,
         cpu_seconds=report.cpu_seconds,
+        runner_changes=sorted({*baseline.runner_changes, *report.runner_changes}),
     )
 
 

@@ -95,7 +95,12 @@ async def verdict_on(
             progress, f"{name}-{look.name}", files=files, test_ids=look.test_ids, limits=limits
         )
         seconds += report.wall_seconds
-        verdict = judge_report(report, fail_to_pass=baseline.fail_to_pass, pass_to_pass=look.pass_to_pass)
+        verdict = judge_report(
+            report,
+            fail_to_pass=baseline.fail_to_pass,
+            pass_to_pass=look.pass_to_pass,
+            runner_changes=baseline.runner_changes,
+        )
         if is_settled(look, verdict, report, baseline):
             break
     return replace(verdict, wall_seconds=seconds), changed_tests(before, report)
