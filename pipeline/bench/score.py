@@ -116,17 +116,17 @@ class Scorer:
 
     async def _verdict(self, task: Task, base: Snapshot, patched: Snapshot) -> Verdict:
         environment = await self.environments.prepare(base.root)
-        layers, paths = (patched.tar, trusted_layer(base)), {*base.paths, *patched.paths}
-        report = await run_suite(task, layers, paths, environment, self.sandbox, f"score-{task.task_id}")
-        failing, passing = task.fail_to_pass, task.pass_to_pass
-        if not failing or not passing or not _are_exact(failing, report):
-            failing, passing = await self._on_base(task, base, environment)
-        return judge(report, fail_to_pass=failing, pass_to_pass=passing)
+        layers = (patched.tar, trusted_layer(base))
+        report = await run_suite(task, layers, base.paths, environment, self.sandbox, f"score-{task.task_id}")
+        failing, passing, changes = task.fail_to_pass, task.pass_to_pass, frozenset[str]()
+        if not failing or not passing or not _are_exact(failing, report) or report.runner_changes:
+            failing, passing, changes = await self._on_base(task, base, environment)
+        return judge(report, fail_to_pass=failing, pass_to_pass=passing, runner_changes=changes)
 
     async def _on_base(
         self, task: Task, base: Snapshot, environment: PreparedEnvironment
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return which tests must pass and which must go on passing, where the task does not say it all.
+    ) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
+        """Return which tests must pass, which must go on passing, and the base's changes of the test runner.
 
         They are run twice, so that none that is flaky counts.
         """
@@ -143,7 +143,8 @@ class Scorer:
             for wanted in task.fail_to_pass
             for test_id in sorted(found for found in bad if means(wanted, found)) or [wanted]
         ]
-        return tuple(failing or sorted(bad)), task.pass_to_pass or tuple(sorted(passing))
+        kept = task.pass_to_pass or tuple(sorted(passing))
+        return tuple(failing or sorted(bad)), kept, first.runner_changes | second.runner_changes
 
 
 def _are_exact(test_ids: Sequence[str], report: TestReport) -> bool:

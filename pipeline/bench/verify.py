@@ -41,7 +41,7 @@ async def run_suite(
     sandbox: Sandbox,
     run_id: str,
 ) -> TestReport:
-    """Return what the task's test command says of a tree, given as tar streams with its `paths`.
+    """Return what the task's test command says of a tree, given as tar streams; `paths` are the base's files.
 
     Raises:
         SandboxError: the sandbox failed.
@@ -53,6 +53,7 @@ async def run_suite(
         layers=layers,
         limits=task.limits.sandbox,
         run_id=run_id,
+        paths=tuple(paths),
     )
     report = read_report(await sandbox.run(request), command, paths)
     if report.outcome is Outcome.INFRA_ERROR:
