@@ -31,11 +31,12 @@ def pytest_result(outcomes: Mapping[str, str], *, output: str = "", **overrides)
     return replace(result, collected={"account.json": account(result), **result.collected})
 
 
-def account(result: SandboxResult) -> bytes:
-    """Return what the program inside says of a run that nobody meddled with."""
+def account(result: SandboxResult, **overrides) -> bytes:
+    """Return what the program inside signs of a run: the truth, but for what is overridden."""
     report = result.collected.get("junit.xml")
     digest = hashlib.sha256(report).hexdigest() if report is not None else ""
-    return json.dumps({"exit_code": result.exit_code or 0, "num_failed": 0, "report_sha256": digest}).encode()
+    said = {"exit_code": result.exit_code or 0, "num_failed": 0, "report_sha256": digest}
+    return json.dumps({**said, "runner_changes": {}, **overrides}).encode()
 
 
 def junit_xml(outcomes: Mapping[str, str]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ from pipeline.testrun import (
     read_report,
     trusted_layer,
 )
-from tests.unit.junit import pytest_result
+from tests.unit.junit import account, pytest_result
 
 ENVIRONMENT = PreparedEnvironment(environment_id="e", python="/env/bin/python", mounts=())
 PYTEST = parse_test_command("pytest")
@@ -220,6 +221,47 @@ def test_a_teardown_error_outranks_the_passed_call():
 )
 def test_a_run_without_sound_evidence_has_a_problem(result, why):
     assert why in read_report(result, PYTEST, PATHS).problem
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"report_sha256": "0" * 64}, "not the one that it wrote"),
+        ({"report_sha256": ""}, "not the one that it wrote"),
+        ({"exit_code": 1}, "ended with exit code 1, and its process with 0"),
+        ({"num_failed": 2}, "saw 2 failures and reports none"),
+    ],
+)
+def test_a_report_that_the_signed_account_contradicts_is_no_evidence(said, why):
+    result = pytest_result({"tests/test_a.py::t": "passed"})
+    forged = replace(result, collected={**result.collected, "account.json": account(result, **said)})
+    assert why in read_report(forged, PYTEST, PATHS).problem
+
+
+@pytest.mark.parametrize("said", [None, b"", b"[]", b'{"exit_code": "x"}'])
+def test_a_report_without_a_signed_account_is_no_evidence(said):
+    result = pytest_result({"tests/test_a.py::t": "passed"})
+    collected = {"junit.xml": result.collected["junit.xml"]}
+    collected |= {"account.json": said} if said is not None else {}
+    assert (
+        "not the one that it wrote"
+        in read_report(replace(result, collected=collected), PYTEST, PATHS).problem
+    )
+
+
+def test_a_report_that_was_too_long_to_keep_is_told_from_none():
+    result = pytest_result({"tests/test_a.py::t": "passed"})
+    lost = replace(result, collected={"account.json": account(result)})
+    assert "too long" in read_report(lost, PYTEST, PATHS).problem
+
+
+def test_only_what_is_not_trusted_counts_as_a_change_of_the_runner():
+    result = pytest_result({"tests/test_a.py::t": "passed"})
+    changes = {"unittest.case.x": "tests/conftest.py", "_pytest.runner.y": "pkg/mod.py", "builtins.z": ""}
+    told = replace(
+        result, collected={**result.collected, "account.json": account(result, runner_changes=changes)}
+    )
+    assert read_report(told, PYTEST, PATHS).runner_changes == {"_pytest.runner.y", "builtins.z"}
 
 
 def test_low_coverage_alone_is_no_problem():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.core import Outcome, Verdict, VerdictKind
@@ -51,6 +53,15 @@ def test_counts_are_of_targets_and_of_kept_tests():
 @pytest.mark.parametrize("outcomes", [{A: P, C: P, D: P}, {A: P, B: P, C: P, D: P}])
 def test_a_report_that_contradicts_the_exit_code_is_not_even_a_part(outcomes):
     assert verdict(outcomes, exit_code=1).kind is VerdictKind.BROKEN
+
+
+@pytest.mark.parametrize(
+    ("on_the_base", "kind"), [((), VerdictKind.BROKEN), (("_pytest.x", "b"), VerdictKind.RESOLVED)]
+)
+def test_a_candidate_may_change_no_more_of_the_runner_than_the_base_does(on_the_base, kind):
+    report = replace(report_of({A: P, B: P, C: P, D: P}), runner_changes=frozenset({"_pytest.x"}))
+    found = judge(report, fail_to_pass=(A, B), pass_to_pass=(C, D), runner_changes=on_the_base)
+    assert found.kind is kind
 
 
 def test_a_forged_report_never_resolves():
