@@ -335,11 +335,72 @@ def test_extra_requirements_are_installed_and_checked(tmp_path, index):
             PythonEnvironmentBuilder(RecordingSandbox(), tmp_path, extra_requirements=[line])
 
 
-def test_python_that_the_project_does_not_support_is_a_warning(tmp_path, index):
-    tree(tmp_path, pyproject_toml='[project]\nname="p"\nrequires-python=">=3.12"\n')
+def python_by_image(request: SandboxRequest) -> SandboxResult:
+    version = {"": "3.11.7", "new": "3.13.5", "old": "3.9.2"}[request.image]
+    return done(json.dumps({**PROBED, "version": version}))
+
+
+class Images:
+    """Answers with one image, whatever is asked for, and notes what was."""
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    async def __call__(self, requires_python: str) -> str:
+        self.asked.append(requires_python)
+        return self.answer
+
+
+def wants_python(tmp_path: Path, specifier: str) -> None:
+    tree(tmp_path, pyproject_toml=f'[project]\nname="p"\nrequires-python="{specifier}"\n')
+
+
+def test_project_is_prepared_and_run_in_an_image_with_a_python_that_it_supports(tmp_path, index):
+    wants_python(tmp_path, ">=3.12")
+    images, lines = Images("new"), []
+    sandbox = RecordingSandbox(Script(probe=python_by_image))
+    environment = prepare(tmp_path, sandbox, index, image_for=images, on_progress=lines.append)
+    assert images.asked == [">=3.12"]
+    assert environment.image == "new"
+    assert [request.image for request in sandbox.requests] == ["", *["new"] * (len(sandbox.requests) - 1)]
+    assert not any("warning" in line for line in lines)
+
+
+def test_no_image_is_asked_for_where_the_sandbox_has_a_python_that_fits(tmp_path, index):
+    wants_python(tmp_path, ">=3.9")
+    images = Images("new")
+    environment = prepare(tmp_path, RecordingSandbox(Script(probe=python_by_image)), index, image_for=images)
+    assert (images.asked, environment.image) == ([], "")
+
+
+def test_image_that_was_chosen_once_is_not_asked_for_again(tmp_path, index):
+    wants_python(tmp_path, ">=3.12")
+    images = Images("new")
+    builder = PythonEnvironmentBuilder(
+        RecordingSandbox(Script(probe=python_by_image)), tmp_path / "cache", index=index, image_for=images
+    )
+    first, second = (asyncio.run(builder.prepare(tmp_path / "tree")) for _ in range(2))
+    assert (first, images.asked) == (second, [">=3.12"])
+
+
+def test_python_that_the_project_does_not_support_is_a_warning_that_says_what_to_do(tmp_path, index):
+    wants_python(tmp_path, ">=3.12")
     lines = []
-    prepare(tmp_path, RecordingSandbox(Script()), index, on_progress=lines.append)
-    assert any("Python >=3.12" in line and "3.11.7" in line for line in lines)
+    sandbox = RecordingSandbox(Script())
+    prepare(tmp_path, sandbox, index, image_for=Images(""), on_progress=lines.append)
+    (warning,) = [line for line in lines if "warning" in line]
+    assert "Python >=3.12" in warning
+    assert "3.11.7" in warning
+    assert "sandbox.python" in warning
+
+
+def test_python_with_an_old_pip_gets_one_that_installs_any_project(tmp_path, index):
+    index.wheels.add("pip")
+    wants_python(tmp_path, "<3.10")
+    script = Script(probe=python_by_image)
+    prepare(tmp_path, RecordingSandbox(script), index, image_for=Images("old"))
+    assert "pip>=21.3" in script.requirements
 
 
 @pytest.mark.parametrize(

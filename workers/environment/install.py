@@ -70,6 +70,7 @@ class Installer:
     sources: Path
     built: Path  # the one folder that foreign code writes and this machine reads
     timeout_seconds: float
+    image: str = ""  # "": the sandbox's own
 
     async def install(self, requirements: Sequence[str]) -> None:
         """Make the virtual environment with these requirements, from the wheelhouse.
@@ -139,6 +140,7 @@ class Installer:
             env=_BUILD_ENV,
             limits=limits,
             collect=collect,
+            image=self.image,
         )
         return await self.sandbox.run(request)
 
