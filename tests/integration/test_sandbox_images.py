@@ -1,4 +1,4 @@
-"""The images: one further Python is built here, from a registry or as a bootstrap, which then takes minutes."""
+"""The images. One further Python is built here, from a registry or as a bootstrap, which takes minutes."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from pipeline.snapshot import tar_of
 from pipeline.testing import RecordingSandbox
 from tests.unit.wheels import make_sdist, make_wheel
 from workers.environment import PythonEnvironmentBuilder
-from workers.environment.wheels import NoWheelError
+from workers.environment.wheels import ConflictError, NoWheelError
 
 PROBED = {
     "version": "3.11.7",
@@ -60,6 +60,7 @@ class Script:
     def __init__(self, **answers) -> None:
         self.answers = answers
         self.requirements: list[str] = []
+        self.constraints: list[str] = []
         self.wheelhouse: list[str] = []
 
     def __call__(self, request: SandboxRequest) -> SandboxResult:
@@ -72,6 +73,7 @@ class Script:
         if step == "install":
             with tarfile.open(fileobj=io.BytesIO(request.layers[0])) as layer:
                 self.requirements = layer.extractfile("requirements.txt").read().decode().split("\n")
+                self.constraints = layer.extractfile("constraints.txt").read().decode().split("\n")
             self.wheelhouse = sorted(path.name for path in mounted(request, "/wheelhouse").iterdir())
             python = mounted(request, "/environment") / "bin" / "python"
             python.parent.mkdir(parents=True, exist_ok=True)
@@ -86,9 +88,15 @@ class ScriptedIndex:
         self.wheels = {*OWN, "six"}
         self.sources: set[str] = set()
         self.is_reachable = True
+        self.unavailable = ""  # a constraint that cannot be met
+        self.constraints: list[tuple[str, ...]] = []  # of each download that had any
 
     async def download_wheels(self, requirements, constraints, wheelhouse, *, options, on_progress) -> None:
         self._reach()
+        if constraints:
+            self.constraints.append(tuple(constraints))
+        if self.unavailable in constraints:
+            raise ConflictError(f"{self.unavailable} cannot be had")
         for line in requirements:
             name = Requirement(line).name
             if not list(wheelhouse.glob(f"{name.replace('-', '_')}-*.whl")):
@@ -155,6 +163,18 @@ def test_no_step_has_network_and_each_writes_one_folder_only(tmp_path, index):
     assert not any(request.network for request in sandbox.requests)
     writable = [[m.target for m in request.mounts if not m.read_only] for request in sandbox.requests]
     assert writable == [[], ["/built"], ["/environment"], ["/environment"]]
+
+
+def test_no_step_is_told_a_variable_of_this_machine(tmp_path, index, monkeypatch):
+    for name in ("API_TOKEN", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.setenv(name, "https://user:secret@example.org/simple")
+    tree(tmp_path, requirements_txt="six\n", setup_py="setup(name='p')")
+    sandbox = RecordingSandbox(Script())
+    prepare(tmp_path, sandbox, index)
+    assert steps(sandbox) == ["probe", "install", "project"]
+    assert not any(
+        "secret" in f"{request.env} {request.argv} {request.layers}" for request in sandbox.requests
+    )
 
 
 def test_second_preparation_runs_nothing_but_the_probe_and_needs_no_index(tmp_path, index):
@@ -296,6 +316,34 @@ def test_development_requirements_are_given_up_before_the_preparation_fails(tmp_
     prepare(tmp_path, RecordingSandbox(script), index, on_progress=lines.append)
     assert script.requirements == ["six", "pytest", "pytest-cov"]
     assert any("warning" in line and "no-such-package" in line for line in lines)
+
+
+UV_LOCK = """
+[[package]]
+name = "six"
+version = "{version}"
+source = {{ registry = "https://example.org/simple" }}
+"""
+
+
+def test_versions_of_a_lock_file_are_what_is_installed(tmp_path, index):
+    tree(tmp_path, requirements_txt="six\n", uv_lock=UV_LOCK.format(version="1.0"))
+    script = Script()
+    prepare(tmp_path, RecordingSandbox(script), index)
+    assert index.constraints == [("six==1.0",)]
+    assert script.constraints == ["six==1.0"]
+
+
+def test_versions_of_a_lock_file_are_given_up_before_anything_else_is(tmp_path, index):
+    pyproject = '[project]\nname="p"\n[dependency-groups]\ndev=["six"]\n'
+    tree(tmp_path, pyproject_toml=pyproject, uv_lock=UV_LOCK.format(version="0.1"))
+    index.unavailable = "six==0.1"
+    script, lines = Script(), []
+    prepare(tmp_path, RecordingSandbox(script), index, on_progress=lines.append)
+    assert script.requirements == ["pytest", "pytest-cov", "six"]
+    assert script.constraints == [""]
+    (warning,) = [line for line in lines if "warning" in line]
+    assert "lock file" in warning
 
 
 def test_project_that_cannot_be_installed_runs_from_its_sources(tmp_path, index):

@@ -30,7 +30,7 @@ from workers.environment.interpreter import Interpreter, probe
 from workers.environment.requirements import ProjectRequirements, detect
 from workers.environment.wheels import PipIndex
 
-_BUILDER_VERSION = "1"  # raise it when the same input would give another environment
+_BUILDER_VERSION = "2"  # raise it when the same input would give another environment
 _OWN_REQUIREMENTS = ("pytest", "pytest-cov")  # what runs and watches the tests
 # The pip of an older Python cannot install a project that has no setup.py to run from its sources.
 _OLD_PYTHON, _NEWER_PIP = Version("3.10"), "pip>=21.3"
@@ -153,11 +153,9 @@ class PythonEnvironmentBuilder:
             timeout_seconds=self._timeout_seconds,
             image=interpreter.image,
         )
-        options = interpreter.pip_options()
-        fetch = Fetcher(self._index, installer, options, found.constraints, self._report)
-        requirements = await self._fetch_all(fetch, found, self._own_requirements(interpreter))
+        requirements, constraints = await self._fetch_all(installer, found, interpreter)
         self._report("installing the requirements")
-        await installer.install(requirements)
+        await installer.install(requirements, constraints)
         generated, runs_from = await self._install_project(installer, tree, found)
         if generated:
             (partial / _GENERATED).write_bytes(generated)
@@ -171,20 +169,27 @@ class PythonEnvironmentBuilder:
         return (*_OWN_REQUIREMENTS, *newer_pip, *self._extra_requirements)
 
     async def _fetch_all(
-        self, fetch: Fetcher, found: ProjectRequirements, own: Sequence[str]
-    ) -> tuple[str, ...]:
-        """Download everything; give up the development tier if it is what cannot be had."""
-        needed = (*found.runtime, *found.test, *own)
+        self, installer: Installer, found: ProjectRequirements, interpreter: Interpreter
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Download everything and return it with its constraints.
+
+        Given up are first the versions of a lock file, then the development tier, if they cannot be had.
+        """
+        fetch = Fetcher(self._index, installer, interpreter.pip_options(), self._report)
         if found.is_installable:
             await fetch.build_requirements(found.build)
-        if found.development:
+        needed, bare = (*found.runtime, *found.test, *self._own_requirements(interpreter)), found.constraints
+        whole, pinned = (*needed, *found.development), (*bare, *found.pins)
+        *attempts, last = dict.fromkeys([(whole, pinned), (whole, bare), (needed, bare)])
+        for requirements, constraints in attempts:
             try:
-                await fetch.wheels((*needed, *found.development))
-                return (*needed, *found.development)
+                await fetch.wheels(requirements, constraints)
+                return requirements, constraints
             except PrepareError as exc:
-                self._report(f"warning: going on without the development requirements: {exc}")
-        await fetch.wheels(needed)
-        return needed
+                left_out = "development requirements" if constraints == bare else "versions of its lock file"
+                self._report(f"warning: going on without the {left_out}: {exc}")
+        await fetch.wheels(*last)
+        return last
 
     async def _install_project(
         self, installer: Installer, tree: Path, found: ProjectRequirements
