@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,13 +15,13 @@ import docker
 import pytest
 
 from pipeline.core import Outcome, SandboxRequest
-from pipeline.exceptions import EnvironmentBrokenError
+from pipeline.exceptions import EnvironmentBrokenError, SandboxError
 from pipeline.snapshot import Snapshot
 from tests.integration.conftest import unavailable
 from workers.environment import PythonEnvironmentBuilder
 from workers.sandbox.bootstrap import bootstrapped
 from workers.sandbox.docker_sandbox import DockerSandbox
-from workers.sandbox.image import ensure_image
+from workers.sandbox.image import ensure_image, smoke_tested
 from workers.sandbox.image_table import of_python
 from workers.sandbox.selection import image_for
 
@@ -95,6 +96,15 @@ def test_an_image_of_ones_own_is_used_as_it_is(docker_sandbox: DockerSandbox, tm
         client.images.remove(tag)
     with pytest.raises(EnvironmentBrokenError, match=tag):  # not built, either
         ensure_image(client, tmp_path, tag)
+
+
+def test_an_image_that_lacks_a_program_is_not_used(
+    docker_sandbox: DockerSandbox, shared_folder: Path
+) -> None:
+    client, spec = docker.from_env(), of_python("3.11")
+    record = ensure_image(client, shared_folder / "home", spec.tag)
+    with pytest.raises(SandboxError, match="no no-such-program"):
+        smoke_tested(client, replace(spec, programs=("no-such-program",)), record)
 
 
 def test_a_python_that_no_debian_has_is_an_error_that_says_which_can_be_had(

@@ -13,6 +13,7 @@ from workers.environment.declared import Declared
 from workers.environment.pyproject import poetry_lines, table_of
 
 LOCK_FILES = ("uv.lock", "poetry.lock", "pdm.lock", "pylock.toml", "Pipfile.lock")
+_ELSEWHERE = frozenset({"git", "vcs", "path", "directory", "archive", "url", "editable", "virtual"})
 
 
 def read(declared: Declared) -> None:
@@ -48,11 +49,9 @@ def _pins(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _is_of_an_index(package: Mapping[str, Any]) -> bool:
     source = table_of(package, "source")  # uv: of every package; poetry: of those from elsewhere
-    from_elsewhere = {"git", "vcs", "path", "directory", "archive", "url", "editable", "virtual"}
-    return source.get("type") not in {"git", "directory", "file", "url"} and not from_elsewhere & {
-        *package,
-        *source,
-    }
+    if source.get("type") in ("git", "directory", "file", "url"):
+        return False
+    return not _ELSEWHERE & {*package, *source}
 
 
 def _pipenv_pins(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

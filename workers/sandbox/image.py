@@ -78,7 +78,7 @@ def ensure_image(
     with FileLock(folder / "image.lock", timeout=_BUILD_LOCK_SECONDS):
         record = find_image(client, home, spec) or _build(client, spec, say)
         if not record.python:
-            record = _smoke_tested(client, spec, record)
+            record = smoke_tested(client, spec, record)
         _write(folder, record)
     return record
 
@@ -165,7 +165,7 @@ def _build(client: docker.DockerClient, spec: ImageSpec, say: Progress) -> Image
         if "error" in event:
             raise SandboxError(f"the image {spec.tag} could not be built: {event['error'].strip()}")
     record = ImageRecord(spec.tag, _id_of(client, spec.tag), base, _recipe(spec))
-    record = _smoke_tested(client, spec, record)
+    record = smoke_tested(client, spec, record)
     _drop(client, replaced, unless=record.image_id)
     say(f"built {spec.tag}: {record.image_id}")
     return record
@@ -189,7 +189,7 @@ def _drop(client: docker.DockerClient, image_id: str, *, unless: str) -> None:
             client.images.remove(image_id)
 
 
-def _smoke_tested(client: docker.DockerClient, spec: ImageSpec, record: ImageRecord) -> ImageRecord:
+def smoke_tested(client: docker.DockerClient, spec: ImageSpec, record: ImageRecord) -> ImageRecord:
     """Return the record with what the image has, after a run in it under the profile of every run.
 
     Raises:
