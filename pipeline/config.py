@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from pipeline.core import Limits
@@ -52,8 +52,16 @@ class SandboxSection(_Section):
     num_parallel: int = Field(default=2, ge=1)
     num_warm: int = Field(default=4, ge=0)  # sandboxes that are kept up and wait; each serves one run
     profile: str = ""  # a YAML file that weakens the hardened profile; empty: nothing does
-    image: str = "loopwright-python:3.11"
+    # Of Docker's image, or a program that bubblewrap finds; auto: 3.11, or what requires-python asks for.
+    python: Literal["auto", "3.9", "3.10", "3.11", "3.12", "3.13"] = "auto"
+    image: str = ""  # another image for Docker, by tag or id; it needs Python with venv, perl and GNU tar
     prepare_timeout_seconds: float = Field(default=900.0, gt=0)
+
+    @field_validator("python", mode="before")
+    @classmethod
+    def _python_is_no_number(cls, value: Any) -> Any:
+        # YAML reads 3.9 as a number, and 3.10 as 3.1.
+        return {"3.1": "3.10"}.get(str(value), str(value)) if isinstance(value, float) else value
 
 
 class Rung(_Section):

@@ -164,6 +164,7 @@ class PreparedEnvironment:
     mounts: tuple[Mount, ...]
     env: Mapping[str, str] = field(default_factory=dict)  # variables that every run needs
     generated: str = ""  # a tar on the host: files the target's build made, laid under a request's layers
+    image: str = ""  # of a container engine, that it was made in and runs in; "": the sandbox's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +183,7 @@ class SandboxRequest:
     )
     network: bool = False  # only the prepare phase may set it
     run_id: str = ""  # labels the container so that orphans can be reaped
+    image: str = ""  # of a container engine; "": the environment's, else the sandbox's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipeline.batch.edges import BoundedSandbox
@@ -13,8 +14,9 @@ from pipeline.protocols import EnvironmentBuilder, Generator, Sandbox
 from pipeline.telemetry import Action, Emit, Event
 from workers.environment import PythonEnvironmentBuilder
 from workers.openai_generator import EndpointSettings, OpenAIGenerator
+from workers.sandbox.docker_sandbox import DockerSandbox
 from workers.sandbox.profiles import HARDENED, read_profile
-from workers.sandbox.selection import select_sandbox
+from workers.sandbox.selection import image_for, image_tag, select_sandbox
 
 OnTokens = Callable[[int, int, int], None]  # completions done, completions in all, tokens drafted
 
@@ -43,21 +45,29 @@ async def sandbox_edges(
         InputError: the profile cannot be read.
     """
     emit(Event(Action.STAGE_STARTED, "choosing a sandbox", {"stage": "sandbox"}))
+
+    def tell(line: str) -> None:
+        emit(Event(Action.PROGRESS, line, {"stage": "sandbox"}))
+
     found = await select_sandbox(
         settings.sandbox.kind,
         home=roots.home,
-        image=settings.sandbox.image,
+        image=image_tag(settings.sandbox),
         profile=read_profile(Path(settings.sandbox.profile)) if settings.sandbox.profile else HARDENED,
         num_warm=settings.sandbox.num_warm,
-        on_progress=lambda line: emit(Event(Action.PROGRESS, line, {"stage": "sandbox"})),
+        on_progress=tell,
     )
     emit(Event(Action.STAGE_FINISHED, f"tests run in {found.name}", {"stage": "sandbox"}))
     sandbox = BoundedSandbox(found, settings.sandbox.num_parallel) if num_sharing > 1 else found
+    chooses = settings.sandbox.python == "auto" and not settings.sandbox.image
+    is_choosing = chooses and isinstance(found, DockerSandbox)
     environments = PythonEnvironmentBuilder(
         sandbox,
         roots.environments,
         # By its id, not its tag: an image that was built anew must not be served the old one's environments.
         image=getattr(found, "image", ""),
+        image_for=partial(image_for, home=roots.home, on_progress=tell) if is_choosing else None,
+        python="python3" if settings.sandbox.python == "auto" else f"python{settings.sandbox.python}",
         timeout_seconds=settings.sandbox.prepare_timeout_seconds * num_sharing,
         on_progress=lambda line: emit(_prepare_event(line)),
     )

@@ -213,14 +213,16 @@ def _docker(settings: Settings) -> Check:
     from docker.errors import ImageNotFound
 
     from workers.sandbox.docker_sandbox import connect
+    from workers.sandbox.selection import image_tag
 
+    tag = image_tag(settings.sandbox)
     with contextlib.closing(connect(timeout_seconds=_QUICK_SECONDS)) as client:
         engine = f"engine {client.version()['Version']}"
         try:
-            image = client.images.get(settings.sandbox.image)
+            image = client.images.get(tag)
         except ImageNotFound:
-            hint = "the first run builds it; or: loopwright sandbox --help"
-            detail = f"{engine}, image {settings.sandbox.image} not built"
+            hint = "the first run builds one of ours; or: loopwright sandbox build"
+            detail = f"{engine}, image {tag} not here"
             return Check(name="docker", status="warning", detail=detail, hint=hint)
     return Check(name="docker", status="ok", detail=f"{engine}, image {image.short_id}")
 

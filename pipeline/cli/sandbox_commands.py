@@ -1,4 +1,4 @@
-"""`loopwright sandbox`: build the Docker sandbox's image, and check that a sandbox works on this machine."""
+"""`loopwright sandbox`: build and list the Docker sandbox's images, and check that a sandbox works here."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import asyncio
 import enum
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from pipeline.exceptions import InputError, LoopwrightError
+
+if TYPE_CHECKING:
+    from workers.sandbox.image import ImageRecord
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -23,21 +28,77 @@ class Kind(enum.StrEnum):
 
 @app.command()
 def build(
+    python: Annotated[
+        list[str] | None, typer.Option("--python", help="The image with this Python, as 3.9; repeatable.")
+    ] = None,
+    generic: Annotated[
+        bool, typer.Option("--generic", help="The image with compilers, make and git.")
+    ] = False,
+    all_images: Annotated[bool, typer.Option("--all", help="All that can be had on this machine.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Build anew even if the image is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each record as a line of JSON.")] = False,
 ) -> None:
-    """Build the image of the Docker sandbox; does nothing when it is there."""
-    from dataclasses import asdict
-
+    """Build images of the Docker sandbox; does nothing for those that are there."""
     from pipeline.cli.home import home_root
     from workers.sandbox.docker_sandbox import connect
     from workers.sandbox.image import ensure_image, remove_image
 
+    client, failed = connect(), None
+    for tag in _tags(python or [], generic=generic, all_images=all_images):
+        if force:
+            remove_image(client, home_root(), tag)
+        try:
+            _print_image(ensure_image(client, home_root(), tag, _say), as_json=as_json)
+        except LoopwrightError as error:
+            if not all_images:
+                raise
+            failed = error
+            _say(f"{tag}: {error}")
+    if failed:
+        raise failed
+
+
+@app.command()
+def images(
+    as_json: Annotated[bool, typer.Option("--json", help="Print each record as a line of JSON.")] = False,
+) -> None:
+    """List the images that are here, with the digests of what is in them."""
+    from pipeline.cli.home import home_root
+    from workers.sandbox.docker_sandbox import connect
+    from workers.sandbox.image import find_image
+    from workers.sandbox.image_table import IMAGES
+
     client = connect()
-    if force:
-        remove_image(client, home_root())
-    record = ensure_image(client, home_root(), on_progress=_say)
-    typer.echo(json.dumps(asdict(record)) if as_json else f"{record.tag} {record.image_id}")
+    for tag, spec in IMAGES.items():
+        record = find_image(client, home_root(), spec)
+        if record:
+            _print_image(record, as_json=as_json)
+        else:
+            _say(f"{tag}: not built")
+
+
+def _tags(pythons: list[str], *, generic: bool, all_images: bool) -> list[str]:
+    from workers.sandbox.image_table import DEFAULT_PYTHON, GENERIC, IMAGES, PYTHONS
+
+    if all_images:
+        return list(IMAGES)
+    known = {spec.python: spec.tag for spec in PYTHONS}
+    unknown = [version for version in pythons if version not in known]
+    if unknown:
+        raise InputError(f"no image has Python {unknown[0]}", hint=f"there are {', '.join(known)}")
+    tags = [known[version] for version in pythons] + [GENERIC.tag] * generic
+    return tags or [known[DEFAULT_PYTHON]]
+
+
+def _print_image(record: ImageRecord, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        typer.echo(json.dumps(asdict(record)))
+    else:
+        typer.echo(f"{record.tag} {record.image_id}")
+        details = {"Python": record.python, "on": record.base, "packages": record.packages}
+        typer.echo("  " + ", ".join(f"{name} {value}" for name, value in details.items() if value))
 
 
 @app.command()

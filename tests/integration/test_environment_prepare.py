@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 # The build of this library tells by its version module what it could reach.
 SETUP = """
-import pathlib, socket
+import os, pathlib, socket
 from setuptools import setup
 
 def attempt(action):
@@ -36,14 +36,15 @@ def attempt(action):
 
 reached = attempt(lambda: socket.create_connection(("1.1.1.1", 53), 2))
 changed = attempt(lambda: pathlib.Path("/wheelhouse/evil.whl").write_text(""))
-pathlib.Path("src/tiny/_version.py").write_text(f"reached, changed = {reached}, {changed}")
+told = "of the host" in " ".join(os.environ.values())
+pathlib.Path("src/tiny/_version.py").write_text(f"reached, changed, told = {reached}, {changed}, {told}")
 setup(
     name="tiny", version="1.5", package_dir={"": "src"}, packages=["tiny"],
     install_requires=["six", "onlysource"], entry_points={"console_scripts": ["tiny = tiny:main"]},
 )
 """
 TESTS = """
-import importlib.metadata, pathlib, socket, subprocess, sys
+import importlib.metadata, os, pathlib, socket, subprocess, sys
 import pytest, six, onlysource, tiny
 from tiny import _version
 
@@ -54,8 +55,11 @@ def test_metadata_and_entry_points():
     assert importlib.metadata.version("tiny") == "1.5"
     assert subprocess.run(["tiny"], capture_output=True, text=True).stdout == "hello\\n"
 
-def test_build_had_no_network_and_no_other_folder():
-    assert (_version.reached, _version.changed) == (False, False)
+def test_build_had_no_network_no_other_folder_and_no_secret():
+    assert (_version.reached, _version.changed, _version.told) == (False, False, False)
+
+def test_run_has_no_secret():
+    assert "of the host" not in " ".join(os.environ.values())
 
 def test_run_has_no_network():
     with pytest.raises(OSError):
@@ -100,6 +104,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A library that needs a wheel of the index, and a package of which there is only a source archive."""
     setup = "from setuptools import setup\nsetup(name='onlysource', version='1.0', py_modules=['onlysource'])"
     make_sdist(tmp_path / "archives", "onlysource", setup)
+    monkeypatch.setenv("API_TOKEN", "a secret of the host")
     monkeypatch.setenv("PIP_FIND_LINKS", f"{os.environ.get('PIP_FIND_LINKS', '')} {tmp_path / 'archives'}")
     tree = tmp_path / "library"
     (tree / "src" / "tiny").mkdir(parents=True)
@@ -128,7 +133,7 @@ async def test_library_is_prepared_once_and_its_tests_pass_without_network(
     environment = await PythonEnvironmentBuilder(sandbox, cache, on_progress=lines.append).prepare(library)
     result = await run_tests(sandbox, environment, library)
     assert (result.outcome, result.exit_code) == (Outcome.EXITED, 0), result.stdout.text() + "\n".join(lines)
-    assert "6 passed" in result.stdout.text()
+    assert "7 passed" in result.stdout.text()
 
     recorded = Recorded(sandbox)
     again = await PythonEnvironmentBuilder(recorded, cache).prepare(library)

@@ -16,7 +16,7 @@ from pipeline.snapshot import tar_of
 from pipeline.testing import RecordingSandbox
 from tests.unit.wheels import make_sdist, make_wheel
 from workers.environment import PythonEnvironmentBuilder
-from workers.environment.wheels import NoWheelError
+from workers.environment.wheels import ConflictError, NoWheelError
 
 PROBED = {
     "version": "3.11.7",
@@ -60,6 +60,7 @@ class Script:
     def __init__(self, **answers) -> None:
         self.answers = answers
         self.requirements: list[str] = []
+        self.constraints: list[str] = []
         self.wheelhouse: list[str] = []
 
     def __call__(self, request: SandboxRequest) -> SandboxResult:
@@ -72,6 +73,7 @@ class Script:
         if step == "install":
             with tarfile.open(fileobj=io.BytesIO(request.layers[0])) as layer:
                 self.requirements = layer.extractfile("requirements.txt").read().decode().split("\n")
+                self.constraints = layer.extractfile("constraints.txt").read().decode().split("\n")
             self.wheelhouse = sorted(path.name for path in mounted(request, "/wheelhouse").iterdir())
             python = mounted(request, "/environment") / "bin" / "python"
             python.parent.mkdir(parents=True, exist_ok=True)
@@ -86,9 +88,15 @@ class ScriptedIndex:
         self.wheels = {*OWN, "six"}
         self.sources: set[str] = set()
         self.is_reachable = True
+        self.unavailable = ""  # a constraint that cannot be met
+        self.constraints: list[tuple[str, ...]] = []  # of each download that had any
 
     async def download_wheels(self, requirements, constraints, wheelhouse, *, options, on_progress) -> None:
         self._reach()
+        if constraints:
+            self.constraints.append(tuple(constraints))
+        if self.unavailable in constraints:
+            raise ConflictError(f"{self.unavailable} cannot be had")
         for line in requirements:
             name = Requirement(line).name
             if not list(wheelhouse.glob(f"{name.replace('-', '_')}-*.whl")):
@@ -155,6 +163,18 @@ def test_no_step_has_network_and_each_writes_one_folder_only(tmp_path, index):
     assert not any(request.network for request in sandbox.requests)
     writable = [[m.target for m in request.mounts if not m.read_only] for request in sandbox.requests]
     assert writable == [[], ["/built"], ["/environment"], ["/environment"]]
+
+
+def test_no_step_is_told_a_variable_of_this_machine(tmp_path, index, monkeypatch):
+    for name in ("API_TOKEN", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.setenv(name, "https://user:secret@example.org/simple")
+    tree(tmp_path, requirements_txt="six\n", setup_py="setup(name='p')")
+    sandbox = RecordingSandbox(Script())
+    prepare(tmp_path, sandbox, index)
+    assert steps(sandbox) == ["probe", "install", "project"]
+    assert not any(
+        "secret" in f"{request.env} {request.argv} {request.layers}" for request in sandbox.requests
+    )
 
 
 def test_second_preparation_runs_nothing_but_the_probe_and_needs_no_index(tmp_path, index):
@@ -298,6 +318,34 @@ def test_development_requirements_are_given_up_before_the_preparation_fails(tmp_
     assert any("warning" in line and "no-such-package" in line for line in lines)
 
 
+UV_LOCK = """
+[[package]]
+name = "six"
+version = "{version}"
+source = {{ registry = "https://example.org/simple" }}
+"""
+
+
+def test_versions_of_a_lock_file_are_what_is_installed(tmp_path, index):
+    tree(tmp_path, requirements_txt="six\n", uv_lock=UV_LOCK.format(version="1.0"))
+    script = Script()
+    prepare(tmp_path, RecordingSandbox(script), index)
+    assert index.constraints == [("six==1.0",)]
+    assert script.constraints == ["six==1.0"]
+
+
+def test_versions_of_a_lock_file_are_given_up_before_anything_else_is(tmp_path, index):
+    pyproject = '[project]\nname="p"\n[dependency-groups]\ndev=["six"]\n'
+    tree(tmp_path, pyproject_toml=pyproject, uv_lock=UV_LOCK.format(version="0.1"))
+    index.unavailable = "six==0.1"
+    script, lines = Script(), []
+    prepare(tmp_path, RecordingSandbox(script), index, on_progress=lines.append)
+    assert script.requirements == ["pytest", "pytest-cov", "six"]
+    assert script.constraints == [""]
+    (warning,) = [line for line in lines if "warning" in line]
+    assert "lock file" in warning
+
+
 def test_project_that_cannot_be_installed_runs_from_its_sources(tmp_path, index):
     tree(tmp_path, setup_py="setup(name='p')")
     lines = []
@@ -335,11 +383,72 @@ def test_extra_requirements_are_installed_and_checked(tmp_path, index):
             PythonEnvironmentBuilder(RecordingSandbox(), tmp_path, extra_requirements=[line])
 
 
-def test_python_that_the_project_does_not_support_is_a_warning(tmp_path, index):
-    tree(tmp_path, pyproject_toml='[project]\nname="p"\nrequires-python=">=3.12"\n')
+def python_by_image(request: SandboxRequest) -> SandboxResult:
+    version = {"": "3.11.7", "new": "3.13.5", "old": "3.9.2"}[request.image]
+    return done(json.dumps({**PROBED, "version": version}))
+
+
+class Images:
+    """Answers with one image, whatever is asked for, and notes what was."""
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    async def __call__(self, requires_python: str) -> str:
+        self.asked.append(requires_python)
+        return self.answer
+
+
+def wants_python(tmp_path: Path, specifier: str) -> None:
+    tree(tmp_path, pyproject_toml=f'[project]\nname="p"\nrequires-python="{specifier}"\n')
+
+
+def test_project_is_prepared_and_run_in_an_image_with_a_python_that_it_supports(tmp_path, index):
+    wants_python(tmp_path, ">=3.12")
+    images, lines = Images("new"), []
+    sandbox = RecordingSandbox(Script(probe=python_by_image))
+    environment = prepare(tmp_path, sandbox, index, image_for=images, on_progress=lines.append)
+    assert images.asked == [">=3.12"]
+    assert environment.image == "new"
+    assert [request.image for request in sandbox.requests] == ["", *["new"] * (len(sandbox.requests) - 1)]
+    assert not any("warning" in line for line in lines)
+
+
+def test_no_image_is_asked_for_where_the_sandbox_has_a_python_that_fits(tmp_path, index):
+    wants_python(tmp_path, ">=3.9")
+    images = Images("new")
+    environment = prepare(tmp_path, RecordingSandbox(Script(probe=python_by_image)), index, image_for=images)
+    assert (images.asked, environment.image) == ([], "")
+
+
+def test_image_that_was_chosen_once_is_not_asked_for_again(tmp_path, index):
+    wants_python(tmp_path, ">=3.12")
+    images = Images("new")
+    builder = PythonEnvironmentBuilder(
+        RecordingSandbox(Script(probe=python_by_image)), tmp_path / "cache", index=index, image_for=images
+    )
+    first, second = (asyncio.run(builder.prepare(tmp_path / "tree")) for _ in range(2))
+    assert (first, images.asked) == (second, [">=3.12"])
+
+
+def test_python_that_the_project_does_not_support_is_a_warning_that_says_what_to_do(tmp_path, index):
+    wants_python(tmp_path, ">=3.12")
     lines = []
-    prepare(tmp_path, RecordingSandbox(Script()), index, on_progress=lines.append)
-    assert any("Python >=3.12" in line and "3.11.7" in line for line in lines)
+    sandbox = RecordingSandbox(Script())
+    prepare(tmp_path, sandbox, index, image_for=Images(""), on_progress=lines.append)
+    (warning,) = [line for line in lines if "warning" in line]
+    assert "Python >=3.12" in warning
+    assert "3.11.7" in warning
+    assert "sandbox.python" in warning
+
+
+def test_python_with_an_old_pip_gets_one_that_installs_any_project(tmp_path, index):
+    index.wheels.add("pip")
+    wants_python(tmp_path, "<3.10")
+    script = Script(probe=python_by_image)
+    prepare(tmp_path, RecordingSandbox(script), index, image_for=Images("old"))
+    assert "pip>=21.3" in script.requirements
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,14 @@ DECLARATIONS = [
     ("setup.py", "a=b\nb=a\nsetup(install_requires=a)", "runtime", ()),
     ("tox.ini", "[testenv]\ndeps =\n  pytest<8\n  py36: mock\n  {[base]deps}\n  -e .\n", "development",
      ("pytest<8", "mock")),
+    ("tox.ini", "[testenv]\nextras = all\n[testenv:docs]\ndeps = furo\n", "development", ()),
+    ("tox.toml", '[env_run_base]\ndeps=["mock", "{x}"]', "development", ("mock",)),
+    ("pyproject.toml", '[tool.tox.env_run_base]\ndeps=["mock"]', "development", ("mock",)),
+    ("pyproject.toml", '[tool.tox]\nlegacy_tox_ini="""\n[testenv]\ndeps = mock\n"""', "development",
+     ("mock",)),
+    ("Pipfile", '[packages]\nsix="*"\nattrs={version=">=20",extras=["a"]}\nx={path="."}', "runtime",
+     ("six", "attrs[a]>=20")),
+    ("Pipfile", '[dev-packages]\nmock="~=2.0"', "development", ("mock~=2.0",)),
     ("requirements.txt", "six==1.16 --hash=sha256:00 # why\n\n# note\nattrs \\\n >=20\n", "runtime",
      ("six==1.16", "attrs>=20")),
     ("requirements-dev.txt", "black\nmock\n", "development", ("mock",)),  # black tests nothing
@@ -80,6 +88,118 @@ DECLARATIONS = [
 @pytest.mark.parametrize(("path", "text", "tier", "expected"), DECLARATIONS)
 def test_requirement_is_found_where_projects_declare_it(tmp_path, path, text, tier, expected):
     assert getattr(detect(write(tmp_path, {path: text})), tier) == expected
+
+
+def test_files_beside_a_tox_ini_are_found_as_it_names_them(tmp_path):
+    tox = "[testenv]\ndeps =\n  -r{toxinidir}/ci/needs.txt\n  -c {tox_root}/ci/limits.txt\n"
+    files = {"tox.ini": tox, "ci/needs.txt": "mock\n", "ci/limits.txt": "mock<9\n"}
+    found = detect(write(tmp_path, files))
+    assert (found.development, found.constraints) == (("mock",), ("mock<9",))
+
+
+UV = """
+[[package]]
+name = "six"
+version = "1.16.0"
+source = { registry = "https://example.org/simple" }
+[[package]]
+name = "p"
+version = "0.1"
+source = { editable = "." }
+[[package]]
+name = "elsewhere"
+version = "1"
+source = { git = "https://example.org/x.git" }
+[[package]]
+name = "torch"
+version = "2.1+cpu"
+source = { registry = "https://example.org/simple" }
+[[package]]
+name = "numpy"
+version = "1.26"
+source = { registry = "https://example.org/simple" }
+[[package]]
+name = "numpy"
+version = "2.0"
+source = { registry = "https://example.org/simple" }
+"""
+POETRY = """
+[[package]]
+name = "six"
+version = "1.16.0"
+[[package]]
+name = "elsewhere"
+version = "1"
+[package.source]
+type = "git"
+url = "https://example.org/x.git"
+"""
+PDM = """
+[[package]]
+name = "six"
+version = "1.16.0"
+[[package]]
+name = "six"
+version = "1.16.0"
+extras = ["a"]
+[[package]]
+name = "elsewhere"
+version = "1"
+path = "./x"
+"""
+PYLOCK = """
+lock-version = "1.0"
+[[packages]]
+name = "six"
+version = "1.16.0"
+[[packages]]
+name = "elsewhere"
+version = "1"
+[packages.vcs]
+type = "git"
+"""
+PIPENV = """{
+    "default": {"six": {"version": "==1.16.0"}, "elsewhere": {"git": "https://example.org/x.git"}},
+    "develop": {"six": {"version": "==1.16.0"}}
+}"""
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("uv.lock", UV),
+        ("poetry.lock", POETRY),
+        ("pdm.lock", PDM),
+        ("pylock.toml", PYLOCK),
+        ("Pipfile.lock", PIPENV),
+    ],
+)
+def test_lock_files_pin_what_an_index_has_in_one_version(tmp_path, path, text):
+    found = detect(write(tmp_path, {path: text}))
+    assert found.pins == ("six==1.16.0",)
+    assert (found.runtime, found.warnings) == ((), ())
+
+
+@pytest.mark.parametrize("path", ["uv.lock", "poetry.lock", "pdm.lock", "pylock.toml", "Pipfile.lock"])
+def test_every_lock_file_and_declaration_decides_the_environment(tmp_path, path):
+    without = detect(write(tmp_path, {"pyproject.toml": ""})).fingerprint
+    first = detect(write(tmp_path, {path: ""})).fingerprint
+    second = detect(write(tmp_path, {path: "# other\n"})).fingerprint
+    assert len({without, first, second}) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        ("pyproject.toml", '[project]\nrequires-python=">=3.9"', ">=3.9"),
+        ("pyproject.toml", '[tool.poetry.dependencies]\npython="^3.9"', ">=3.9,<4"),
+        ("setup.cfg", "[options]\npython_requires = <3.10\n", "<3.10"),
+        ("setup.py", "setup(python_requires='>=3.8')", ">=3.8"),
+        ("Pipfile", '[requires]\npython_version="3.9"', "==3.9.*"),
+    ],
+)
+def test_the_python_is_read_where_projects_declare_it(tmp_path, path, text, expected):
+    assert detect(write(tmp_path, {path: text})).requires_python == expected
 
 
 def test_requirements_files_may_name_others_but_none_outside(tmp_path):
@@ -155,6 +275,13 @@ def test_code_in_setup_py_does_not_run(tmp_path):
         ("setup.py", "(" * 500),
         ("setup.py", "\0"),
         ("tox.ini", "[testenv]\n[testenv]\n=\n"),
+        ("tox.toml", "env_run_base = 3\n"),
+        ("pyproject.toml", '[tool.tox]\nlegacy_tox_ini = "no section"\n'),
+        ("Pipfile", "packages = [\n"),
+        ("Pipfile.lock", "[]"),
+        ("Pipfile.lock", '{"default": {"x": {"version": 3}, "y": []}, "develop": 1}'),
+        ("uv.lock", "[[package]]\nname = 3\n[[package]]\nsource = 3\n"),
+        ("poetry.lock", 'package = ["x"]'),
     ],
 )
 def test_broken_files_are_a_warning_at_most(tmp_path, path, text):

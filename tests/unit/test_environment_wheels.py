@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ def test_wheels_fit_the_sandbox_and_not_this_machine(tmp_path, monkeypatch):
     assert fetch(tmp_path, "ext", options=other.pip_options()) == [
         "ext-1.0-cp312-cp312-manylinux_2_36_x86_64.whl"
     ]
+
+
+def test_requirements_of_other_pythons_hold_for_the_sandbox_and_not_this_machine(tmp_path, monkeypatch):
+    index = tmp_path / "index"
+    make_wheel(index, "first", requires=["older; python_version < '3.8'", "newer; python_version >= '3.8'"])
+    make_wheel(index, "older")
+    make_wheel(index, "newer")
+    only_index(monkeypatch, index)
+    other = replace(INTERPRETER, version="3.7.3", abi="cp37m")
+    names = fetch(tmp_path, "first", "newer; python_full_version > '3.7.4'", options=other.pip_options())
+    assert names == ["first-1.0-py3-none-any.whl", "older-1.0-py3-none-any.whl"]
 
 
 def test_wheels_for_a_newer_c_library_are_not_taken(tmp_path, monkeypatch):

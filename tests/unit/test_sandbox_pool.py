@@ -94,7 +94,8 @@ def test_requests_that_differ_in_what_is_told_over_stdin_have_one_shape() -> Non
     quieter = SandboxRequest(argv=("true",), limits=SandboxLimits(output_bytes=2048))
     assert shape_of(REQUEST) == shape_of(told) == shape_of(quieter)
     networked = SandboxRequest(argv=("true",), network=True)
-    assert len({shape_of(REQUEST), shape_of(OTHER), shape_of(networked)}) == 3
+    imaged = SandboxRequest(argv=("true",), image="other")
+    assert len({shape_of(REQUEST), shape_of(OTHER), shape_of(networked), shape_of(imaged)}) == 4
 
 
 async def test_one_that_died_while_it_waited_is_not_leased(pool: WarmPool[Slot], starts: Starts) -> None:

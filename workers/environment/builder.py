@@ -12,12 +12,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from filelock import AsyncFileLock
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import Version
 
 from pipeline.core import Mount, PreparedEnvironment
 from pipeline.exceptions import InputError, PrepareError
@@ -30,8 +30,10 @@ from workers.environment.interpreter import Interpreter, probe
 from workers.environment.requirements import ProjectRequirements, detect
 from workers.environment.wheels import PipIndex
 
-_BUILDER_VERSION = "1"  # raise it when the same input would give another environment
+_BUILDER_VERSION = "2"  # raise it when the same input would give another environment
 _OWN_REQUIREMENTS = ("pytest", "pytest-cov")  # what runs and watches the tests
+# The pip of an older Python cannot install a project that has no setup.py to run from its sources.
+_OLD_PYTHON, _NEWER_PIP = Version("3.10"), "pip>=21.3"
 _MARKER = "prepared.json"
 _GENERATED = "generated.tar"
 
@@ -45,6 +47,7 @@ class PythonEnvironmentBuilder:
         cache_dir: Path,
         *,
         image: str = "",
+        image_for: Callable[[str], Awaitable[str]] | None = None,
         python: str = "python3",
         timeout_seconds: float = 900.0,
         extra_requirements: Sequence[str] = (),
@@ -52,6 +55,9 @@ class PythonEnvironmentBuilder:
         index: PackageIndex | None = None,
     ) -> None:
         """Keep environments under `cache_dir`; `image` is what the sandbox runs on, if it has images.
+
+        `image_for` is asked for another image where a project's `requires-python` refuses the sandbox's
+        Python; it may answer "".
 
         Raises:
             InputError: an extra requirement cannot be read.
@@ -61,6 +67,8 @@ class PythonEnvironmentBuilder:
         self._sandbox = sandbox
         self._cache_dir = cache_dir
         self._image = image
+        self._image_for = image_for
+        self._images: dict[str, str] = {}  # by requires-python, as they were answered
         self._python = python
         self._timeout_seconds = timeout_seconds
         self._extra_requirements = tuple(extra_requirements)
@@ -85,10 +93,15 @@ class PythonEnvironmentBuilder:
             raise PrepareError(f"the environment cannot be written: {exc}", hint="check the disk") from exc
 
     async def _prepare(self, tree: Path) -> PreparedEnvironment:
-        interpreter = await probe(self._sandbox, self._python)
         found = await asyncio.to_thread(detect, tree)
-        for warning in (*found.warnings, *_python_warning(found, interpreter)):
+        interpreter = await self._interpreter(found.requires_python)
+        for warning in found.warnings:
             self._report(f"warning: {warning}")
+        if not interpreter.fits(found.requires_python):
+            self._report(
+                f"warning: the project asks for Python {found.requires_python}, the sandbox has "
+                f"{interpreter.version}; name another with sandbox.python"
+            )
         environment_id = self._environment_id(found, interpreter)
         folder = self._cache_dir / environment_id
         self._cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -97,9 +110,19 @@ class PythonEnvironmentBuilder:
                 await self._build(folder, tree, found, interpreter)
         return _opened(folder, interpreter)
 
+    async def _interpreter(self, requires_python: str) -> Interpreter:
+        """Return the sandbox's own interpreter, or one of another image where the project refuses it."""
+        own = await probe(self._sandbox, self._python)
+        if self._image_for is None or own.fits(requires_python):
+            return own
+        if requires_python not in self._images:
+            self._images[requires_python] = await self._image_for(requires_python)
+        image = self._images[requires_python]
+        return await probe(self._sandbox, self._python, image) if image else own
+
     def _environment_id(self, found: ProjectRequirements, interpreter: Interpreter) -> str:
         digest = hashlib.sha256()
-        own = (*_OWN_REQUIREMENTS, *self._extra_requirements)
+        own = self._own_requirements(interpreter)
         for part in (_BUILDER_VERSION, self._sandbox.name, self._image, interpreter.describe(), *own):
             digest.update(part.encode() + b"\0")
         for path, content in found.fingerprint:
@@ -128,12 +151,11 @@ class PythonEnvironmentBuilder:
             sources=_folder(partial / "sources"),
             built=_folder(partial / "built"),
             timeout_seconds=self._timeout_seconds,
+            image=interpreter.image,
         )
-        options = interpreter.pip_options()
-        fetch = Fetcher(self._index, installer, options, found.constraints, self._report)
-        requirements = await self._fetch_all(fetch, found)
+        requirements, constraints = await self._fetch_all(installer, found, interpreter)
         self._report("installing the requirements")
-        await installer.install(requirements)
+        await installer.install(requirements, constraints)
         generated, runs_from = await self._install_project(installer, tree, found)
         if generated:
             (partial / _GENERATED).write_bytes(generated)
@@ -142,19 +164,32 @@ class PythonEnvironmentBuilder:
         facts = {"python_path": runs_from, "requirements": requirements}
         write_atomically(partial / _MARKER, json.dumps(facts, indent=1).encode())
 
-    async def _fetch_all(self, fetch: Fetcher, found: ProjectRequirements) -> tuple[str, ...]:
-        """Download everything; give up the development tier if it is what cannot be had."""
-        needed = (*found.runtime, *found.test, *_OWN_REQUIREMENTS, *self._extra_requirements)
+    def _own_requirements(self, interpreter: Interpreter) -> tuple[str, ...]:
+        newer_pip = (_NEWER_PIP,) if Version(interpreter.version) < _OLD_PYTHON else ()
+        return (*_OWN_REQUIREMENTS, *newer_pip, *self._extra_requirements)
+
+    async def _fetch_all(
+        self, installer: Installer, found: ProjectRequirements, interpreter: Interpreter
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Download everything and return it with its constraints.
+
+        Given up are first the versions of a lock file, then the development tier, if they cannot be had.
+        """
+        fetch = Fetcher(self._index, installer, interpreter.pip_options(), self._report)
         if found.is_installable:
             await fetch.build_requirements(found.build)
-        if found.development:
+        needed, bare = (*found.runtime, *found.test, *self._own_requirements(interpreter)), found.constraints
+        whole, pinned = (*needed, *found.development), (*bare, *found.pins)
+        *attempts, last = dict.fromkeys([(whole, pinned), (whole, bare), (needed, bare)])
+        for requirements, constraints in attempts:
             try:
-                await fetch.wheels((*needed, *found.development))
-                return (*needed, *found.development)
+                await fetch.wheels(requirements, constraints)
+                return requirements, constraints
             except PrepareError as exc:
-                self._report(f"warning: going on without the development requirements: {exc}")
-        await fetch.wheels(needed)
-        return needed
+                left_out = "development requirements" if constraints == bare else "versions of its lock file"
+                self._report(f"warning: going on without the {left_out}: {exc}")
+        await fetch.wheels(*last)
+        return last
 
     async def _install_project(
         self, installer: Installer, tree: Path, found: ProjectRequirements
@@ -179,16 +214,6 @@ def _check_extra(line: str) -> None:
         raise InputError(f"not a requirement: {line!r}: {exc}") from exc
     if requirement.url:
         raise InputError(f"an extra requirement comes from the package index, not from a URL: {line!r}")
-
-
-def _python_warning(found: ProjectRequirements, interpreter: Interpreter) -> tuple[str, ...]:
-    try:
-        fits = SpecifierSet(found.requires_python).contains(interpreter.version, prereleases=True)
-    except InvalidSpecifier:
-        return ()
-    if fits:
-        return ()
-    return (f"the project asks for Python {found.requires_python}, the sandbox has {interpreter.version}",)
 
 
 def _folder(path: Path) -> Path:
@@ -219,4 +244,5 @@ def _opened(folder: Path, interpreter: Interpreter) -> PreparedEnvironment:
         mounts=(Mount(source=str(folder / "environment"), target=ENVIRONMENT),),
         env=env,
         generated=str(generated) if generated.exists() else "",
+        image=interpreter.image,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from packaging.utils import canonicalize_name
 
@@ -18,6 +20,7 @@ class Declared:
         self.tiers: dict[str, list[str]] = {"runtime": [], "test": [], "development": [], "build": []}
         self.extras: dict[str, list[str]] = {}
         self.constraints: list[str] = []
+        self.pins: list[str] = []  # of a lock file
         self.name = ""
         self.requires_python = ""
         self.is_installable = False
@@ -31,6 +34,15 @@ class Declared:
         if content is not None:
             self.read_paths.append(path)
         return content
+
+    def toml(self, path: str) -> dict[str, Any]:
+        """Return a TOML file of the project; an empty one where it is missing or, with a warning, broken."""
+        text = self.text(path)
+        try:
+            return tomllib.loads(text or "")
+        except (tomllib.TOMLDecodeError, RecursionError) as exc:
+            self.warnings.append(f"{path} cannot be read: {exc}")
+            return {}
 
     def extra_lines(self, name: str) -> list[str]:
         """Return the requirements of one of the project's extras."""

@@ -49,28 +49,26 @@ class Fetcher:
         index: PackageIndex,
         installer: Installer,
         options: Sequence[str],
-        constraints: Sequence[str],
         report: Callable[[str], None],
     ) -> None:
         self._index = index
         self._installer = installer
         self._options = options
-        self._constraints = constraints
         self._report = report
-        self._built: set[str] = set()
 
-    async def wheels(self, requirements: Sequence[str]) -> None:
+    async def wheels(self, requirements: Sequence[str], constraints: Sequence[str] = ()) -> None:
         """Download wheels for the requirements.
 
         Raises:
             PrepareError: some requirement cannot be had; the message names it.
         """
+        built: set[str] = set()
         for _ in range(_MAX_SOURCE_BUILDS):
             try:
-                await self._download(requirements, self._constraints)
+                await self._download(requirements, constraints)
                 return
             except NoWheelError as exc:
-                await self._build(exc)
+                await self._build(exc, built)
         raise PrepareError(f"more than {_MAX_SOURCE_BUILDS} requirements have no wheel")
 
     async def build_requirements(self, requirements: Sequence[str]) -> None:
@@ -92,14 +90,14 @@ class Fetcher:
             on_progress=self._report,
         )
 
-    async def _build(self, missing: NoWheelError) -> None:
+    async def _build(self, missing: NoWheelError, built: set[str]) -> None:
         try:
             name = canonicalize_name(Requirement(missing.requirement).name)
         except InvalidRequirement:
             raise missing from None
-        if name in self._built:
+        if name in built:
             raise missing
-        self._built.add(name)
+        built.add(name)
         archive = await self._index.download_source(
             missing.requirement, self._installer.sources, options=self._options, on_progress=self._report
         )

@@ -29,7 +29,7 @@ _FROM_WHEELHOUSE = f"--no-index --find-links {_WHEELHOUSE} --no-cache-dir"
 _INSTALL = f"""
 set -e
 "$1" -m venv --clear {ENVIRONMENT}
-[ ! -s requirements.txt ] || {_PIP} install {_FROM_WHEELHOUSE} -r requirements.txt
+[ ! -s requirements.txt ] || {_PIP} install {_FROM_WHEELHOUSE} -r requirements.txt -c constraints.txt
 """
 _BUILD_WHEEL = f"""
 set -e
@@ -70,14 +70,18 @@ class Installer:
     sources: Path
     built: Path  # the one folder that foreign code writes and this machine reads
     timeout_seconds: float
+    image: str = ""  # "": the sandbox's own
 
-    async def install(self, requirements: Sequence[str]) -> None:
+    async def install(self, requirements: Sequence[str], constraints: Sequence[str] = ()) -> None:
         """Make the virtual environment with these requirements, from the wheelhouse.
+
+        That may hold other versions as well: what builds a project is not bound by the constraints.
 
         Raises:
             PrepareError: it failed; the message ends with pip's last lines.
         """
-        layer = tar_of({"requirements.txt": "\n".join(requirements).encode()})
+        files = {"requirements.txt": requirements, "constraints.txt": constraints}
+        layer = tar_of({name: "\n".join(lines).encode() for name, lines in files.items()})
         result = await self._run(_INSTALL, (self.python,), (layer,), writable=ENVIRONMENT)
         _check(result, "the environment cannot be installed")
 
@@ -139,6 +143,7 @@ class Installer:
             env=_BUILD_ENV,
             limits=limits,
             collect=collect,
+            image=self.image,
         )
         return await self.sandbox.run(request)
 

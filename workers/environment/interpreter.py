@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from pipeline.core import Outcome, SandboxLimits, SandboxRequest
@@ -38,10 +39,18 @@ class Interpreter:
     glibc: str  # "2.36"; "" for musl
     prefix: str
     search_path: str  # PATH of the sandbox
+    image: str = ""  # that it is in, where that is not the sandbox's own
 
     def describe(self) -> str:
         """Return everything that decides which wheels fit, as one line."""
         return json.dumps(asdict(self), sort_keys=True)
+
+    def fits(self, requires_python: str) -> bool:
+        """Say whether a `requires-python` allows it; one that cannot be read allows any."""
+        try:
+            return SpecifierSet(requires_python).contains(self.version, prereleases=True)
+        except InvalidSpecifier:
+            return True
 
     def pip_options(self) -> list[str]:
         """Return the options that make a pip elsewhere choose wheels for this interpreter."""
@@ -63,20 +72,21 @@ class Interpreter:
         return [*names, f"linux_{self.machine}"]
 
 
-async def probe(sandbox: Sandbox, python: str) -> Interpreter:
-    """Return the interpreter called `python` in the sandbox.
+async def probe(sandbox: Sandbox, python: str, image: str = "") -> Interpreter:
+    """Return the interpreter called `python` in the sandbox, or in an image other than the sandbox's own.
 
     Raises:
         PrepareError: there is none, or it cannot be asked.
     """
-    result = await sandbox.run(SandboxRequest(argv=(python, "-I", "-c", _PROBE), limits=_LIMITS))
+    argv = (python, "-I", "-c", _PROBE)
+    result = await sandbox.run(SandboxRequest(argv=argv, limits=_LIMITS, image=image))
     if result.outcome is not Outcome.EXITED or result.exit_code != 0:
         reason = result.error or result.stderr.text().strip() or result.outcome
         raise PrepareError(
             f"the {sandbox.name} sandbox has no usable {python}: {reason}",
-            hint="run `loopwright doctor`, or name another interpreter or image",
+            hint="run `loopwright doctor`, or name another with sandbox.python or sandbox.image",
         )
     try:
-        return Interpreter(**json.loads(result.stdout.text()))
+        return Interpreter(**json.loads(result.stdout.text()), image=image)
     except (ValueError, TypeError) as exc:
         raise PrepareError(f"{python} in the {sandbox.name} sandbox gave no usable answer: {exc}") from exc

@@ -3,60 +3,52 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from workers.environment.declared import Declared, tier_of
 from workers.environment.requirement_files import lines_of
 
-_PATH = "pyproject.toml"
-
 
 def read(declared: Declared) -> None:
     """Take what pyproject.toml declares."""
-    text = declared.text(_PATH)
-    if text is None:
+    document = declared.toml("pyproject.toml")
+    if not document:
         return
-    try:
-        document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as exc:
-        declared.warnings.append(f"{_PATH} cannot be read: {exc}")
-        return
-    build = _table(document, "build-system")
-    declared.tiers["build"] += _strings(build.get("requires"))
-    _read_project(declared, _table(document, "project"))
-    _read_dynamic(declared, _table(document, "tool", "setuptools", "dynamic"))
-    _read_groups(declared, _table(document, "dependency-groups"))
-    _read_poetry(declared, _table(document, "tool", "poetry"))
+    build = table_of(document, "build-system")
+    declared.tiers["build"] += strings_of(build.get("requires"))
+    _read_project(declared, table_of(document, "project"))
+    _read_dynamic(declared, table_of(document, "tool", "setuptools", "dynamic"))
+    _read_groups(declared, table_of(document, "dependency-groups"))
+    _read_poetry(declared, table_of(document, "tool", "poetry"))
     _read_tools(declared, document)
     declared.is_installable = bool(build or declared.name)
-    options = _table(document, "tool", "pytest", "ini_options").get("addopts", "")
-    plugins = _table(document, "tool", "pytest", "ini_options").get("required_plugins", "")
+    options = table_of(document, "tool", "pytest", "ini_options").get("addopts", "")
+    plugins = table_of(document, "tool", "pytest", "ini_options").get("required_plugins", "")
     declared.pytest_options += " " + (
-        " ".join(_strings(options)) if isinstance(options, list) else str(options)
+        " ".join(strings_of(options)) if isinstance(options, list) else str(options)
     )
-    declared.tiers["test"] += _strings(plugins) if isinstance(plugins, list) else str(plugins).split()
+    declared.tiers["test"] += strings_of(plugins) if isinstance(plugins, list) else str(plugins).split()
 
 
 def _read_project(declared: Declared, project: Mapping[str, Any]) -> None:
     declared.name = str(project.get("name", ""))
     declared.requires_python = str(project.get("requires-python", ""))
-    declared.tiers["runtime"] += _strings(project.get("dependencies"))
-    for name, lines in _table(project, "optional-dependencies").items():
-        declared.add_extra(name, _strings(lines))
+    declared.tiers["runtime"] += strings_of(project.get("dependencies"))
+    for name, lines in table_of(project, "optional-dependencies").items():
+        declared.add_extra(name, strings_of(lines))
 
 
 def _read_dynamic(declared: Declared, dynamic: Mapping[str, Any]) -> None:
     for path in _files(dynamic.get("dependencies")):
         declared.tiers["runtime"] += lines_of(declared, path)
-    for name, source in _table(dynamic, "optional-dependencies").items():
+    for name, source in table_of(dynamic, "optional-dependencies").items():
         declared.add_extra(name, [line for path in _files(source) for line in lines_of(declared, path)])
 
 
 def _files(source: Any) -> list[str]:
     named = source.get("file") if isinstance(source, dict) else None
-    return [named] if isinstance(named, str) else _strings(named)
+    return [named] if isinstance(named, str) else strings_of(named)
 
 
 def _read_groups(declared: Declared, groups: Mapping[str, Any]) -> None:
@@ -75,38 +67,41 @@ def _group(groups: Mapping[str, Any], name: str, within: frozenset[str]) -> Iter
 
 
 def _read_tools(declared: Declared, document: Mapping[str, Any]) -> None:
-    declared.tiers["development"] += _strings(_table(document, "tool", "uv").get("dev-dependencies"))
-    for name, lines in _table(document, "tool", "pdm", "dev-dependencies").items():
-        declared.add_group(name, _strings(lines))
-    for name, env in _table(document, "tool", "hatch", "envs").items():
+    declared.tiers["development"] += strings_of(table_of(document, "tool", "uv").get("dev-dependencies"))
+    for name, lines in table_of(document, "tool", "pdm", "dev-dependencies").items():
+        declared.add_group(name, strings_of(lines))
+    for name, env in table_of(document, "tool", "hatch", "envs").items():
         if isinstance(env, dict) and (tier_of(name) or name == "default"):
-            found = _strings(env.get("dependencies")) + _strings(env.get("extra-dependencies"))
+            found = strings_of(env.get("dependencies")) + strings_of(env.get("extra-dependencies"))
             declared.tiers[tier_of(name) or "development"] += found
-    flit = _table(document, "tool", "flit", "metadata")
+    flit = table_of(document, "tool", "flit", "metadata")
     declared.name = declared.name or str(flit.get("dist-name", flit.get("module", "")))
-    declared.tiers["runtime"] += _strings(flit.get("requires"))
-    for name, lines in _table(flit, "requires-extra").items():
-        declared.add_extra(name, _strings(lines))
+    declared.tiers["runtime"] += strings_of(flit.get("requires"))
+    for name, lines in table_of(flit, "requires-extra").items():
+        declared.add_extra(name, strings_of(lines))
 
 
 def _read_poetry(declared: Declared, poetry: Mapping[str, Any]) -> None:
     declared.name = declared.name or str(poetry.get("name", ""))
-    dependencies = _table(poetry, "dependencies")
+    dependencies = table_of(poetry, "dependencies")
+    python = specifier_of(str(dependencies.get("python", "*")))
+    declared.requires_python = declared.requires_python or python
     optional = {
         name: spec for name, spec in dependencies.items() if isinstance(spec, dict) and spec.get("optional")
     }
     required = {name: spec for name, spec in dependencies.items() if name not in optional}
-    declared.tiers["runtime"] += _poetry_lines(required)
-    for extra, members in _table(poetry, "extras").items():
-        chosen = {name: optional[name] for name in _strings(members) if name in optional}
-        declared.add_extra(extra, _poetry_lines(chosen))
-    declared.tiers["development"] += _poetry_lines(_table(poetry, "dev-dependencies"))
-    for group, table in _table(poetry, "group").items():
+    declared.tiers["runtime"] += poetry_lines(required)
+    for extra, members in table_of(poetry, "extras").items():
+        chosen = {name: optional[name] for name in strings_of(members) if name in optional}
+        declared.add_extra(extra, poetry_lines(chosen))
+    declared.tiers["development"] += poetry_lines(table_of(poetry, "dev-dependencies"))
+    for group, table in table_of(poetry, "group").items():
         if isinstance(table, dict):
-            declared.add_group(group, _poetry_lines(_table(table, "dependencies")))
+            declared.add_group(group, poetry_lines(table_of(table, "dependencies")))
 
 
-def _poetry_lines(dependencies: Mapping[str, Any]) -> list[str]:
+def poetry_lines(dependencies: Mapping[str, Any]) -> list[str]:
+    """Return the requirements of a table of poetry's, or of pipenv's, which look alike."""
     return [
         line
         for name, spec in dependencies.items()
@@ -125,7 +120,7 @@ def _poetry_line(name: str, spec: Any) -> Iterator[str]:
     if source is not None:
         yield f"{name} @ {source}"  # the caller leaves it out, with a warning
         return
-    extras = f"[{','.join(_strings(spec.get('extras')))}]" if spec.get("extras") else ""
+    extras = f"[{','.join(strings_of(spec.get('extras')))}]" if spec.get("extras") else ""
     python = specifier_of(str(spec.get("python", "*")))
     markers = [f"python_full_version {clause}" for clause in _marker_clauses(python)]
     if spec.get("markers"):
@@ -168,7 +163,8 @@ def _range(kind: str, version: str) -> str:
     return f">={version},<{'.'.join(map(str, upper))}"
 
 
-def _table(document: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+def table_of(document: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """Return the table under the keys; an empty one where there is none."""
     for key in keys:
         value = document.get(key)
         if not isinstance(value, dict):
@@ -177,5 +173,6 @@ def _table(document: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
     return document
 
 
-def _strings(value: Any) -> list[str]:
+def strings_of(value: Any) -> list[str]:
+    """Return the strings of a list; none where it is something else."""
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

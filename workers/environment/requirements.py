@@ -1,8 +1,9 @@
 """Reads what a Python project needs from its files, without running any of its code.
 
-Read: pyproject.toml (PEP 621, PEP 735, poetry, pdm, uv, hatch, flit), setup.cfg, literals in setup.py,
-tox.ini and requirements files. Only packages from an index count: a direct URL, a path or an index named by
-the project is left out with a warning, since each would let the project choose what this machine fetches.
+Read: pyproject.toml (PEP 621, PEP 735, poetry, pdm, uv, hatch, flit), setup.cfg, literals in setup.py, tox's
+files, requirements files, Pipfile, and the versions in lock files. Only packages from an index count: a
+direct URL, a path or an index named by the project is left out with a warning, since each would let the
+project choose what this machine fetches.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from pipeline.snapshot import Snapshot
-from workers.environment import pyproject, requirement_files, setup_files
+from workers.environment import lock_files, pyproject, requirement_files, setup_files, tox_files
 from workers.environment.declared import Declared
 
 # Not needed to run tests, and large. Left out of the development tier only.
@@ -57,7 +58,6 @@ _TOOLS = frozenset(
         "uv",
     }
 )
-_LOCK_FILES = ("uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "pylock.toml")
 # An environment keeps what was compiled from these, so it cannot serve a tree where they differ.
 _COMPILED_SUFFIXES = (".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".pyx", ".pxd", ".rs", ".f90", "Cargo.toml")
 # Options that pytest refuses when their plugin is missing, as they stand in a project's addopts.
@@ -92,6 +92,7 @@ class ProjectRequirements:
     development: tuple[str, ...] = ()
     build: tuple[str, ...] = ()  # what builds the project itself
     constraints: tuple[str, ...] = ()
+    pins: tuple[str, ...] = ()  # constraints of a lock file, which may be given up
     name: str = ""  # of the distribution, where it is declared
     requires_python: str = ""
     is_installable: bool = False
@@ -106,6 +107,8 @@ def detect(tree: Path) -> ProjectRequirements:
     pyproject.read(declared)
     setup_files.read(declared)
     requirement_files.read(declared, snapshot.paths)
+    tox_files.read(declared)
+    lock_files.read(declared)
     kept = _Filter(declared)
     tiers = {name: kept.usable(lines) for name, lines in declared.tiers.items()}
     plugins = _plugins(declared.pytest_options)
@@ -116,6 +119,7 @@ def detect(tree: Path) -> ProjectRequirements:
         development=tuple(line for line in tiers["development"] if _name(line) not in _TOOLS),
         build=tiers["build"],
         constraints=kept.usable(declared.constraints),
+        pins=kept.usable(declared.pins),
         name=declared.name,
         requires_python=declared.requires_python,
         is_installable=declared.is_installable,
@@ -132,7 +136,7 @@ def _read(snapshot: Snapshot, path: str) -> str | None:
 
 
 def _decides_build(path: str) -> bool:
-    return path in _LOCK_FILES or path.endswith(_COMPILED_SUFFIXES)
+    return path in lock_files.LOCK_FILES or path.endswith(_COMPILED_SUFFIXES)
 
 
 def _digest(snapshot: Snapshot, path: str) -> str:

@@ -1,10 +1,9 @@
-"""Reads setup.cfg, the literals in setup.py, tox.ini and pytest.ini."""
+"""Reads setup.cfg, the literals in setup.py, and pytest.ini."""
 
 from __future__ import annotations
 
 import ast
 import configparser
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,11 +17,11 @@ def read(declared: Declared) -> None:
     """Take what the files that came before pyproject.toml declare."""
     _read_setup_cfg(declared)
     _read_setup_py(declared)
-    _read_tox_ini(declared)
-    _read_pytest_options(declared, "pytest.ini", "pytest")
+    read_pytest_options(declared, "pytest.ini", "pytest")
 
 
-def _parsed(declared: Declared, path: str) -> configparser.RawConfigParser | None:
+def parsed_ini(declared: Declared, path: str) -> configparser.RawConfigParser | None:
+    """Return a file of sections; None where it is missing or, with a warning, cannot be read."""
     text = declared.text(path)
     if text is None:
         return None
@@ -36,7 +35,7 @@ def _parsed(declared: Declared, path: str) -> configparser.RawConfigParser | Non
 
 
 def _read_setup_cfg(declared: Declared) -> None:
-    parser = _parsed(declared, "setup.cfg")
+    parser = parsed_ini(declared, "setup.cfg")
     if parser is None:
         return
     name = parser.get("metadata", "name", fallback="")
@@ -51,7 +50,7 @@ def _read_setup_cfg(declared: Declared) -> None:
     if parser.has_section("options.extras_require"):
         for extra, lines in parser.items("options.extras_require"):
             declared.add_extra(extra, _listed(declared, lines))
-    _read_pytest_options(declared, "setup.cfg", "tool:pytest")
+    read_pytest_options(declared, "setup.cfg", "tool:pytest")
 
 
 def _listed(declared: Declared, text: str) -> list[str]:
@@ -63,25 +62,12 @@ def _listed(declared: Declared, text: str) -> list[str]:
     return parse_lines(declared, text.replace(";\n", "\n"), "setup.cfg")
 
 
-def _read_pytest_options(declared: Declared, path: str, section: str) -> None:
-    parser = _parsed(declared, path)
+def read_pytest_options(declared: Declared, path: str, section: str) -> None:
+    """Take the options that a section of the file gives to pytest, and the plugins that it requires."""
+    parser = parsed_ini(declared, path)
     if parser is not None:
         declared.pytest_options += " " + parser.get(section, "addopts", fallback="")
         declared.tiers["test"] += parser.get(section, "required_plugins", fallback="").split()
-
-
-def _read_tox_ini(declared: Declared) -> None:
-    parser = _parsed(declared, "tox.ini")
-    if parser is None:
-        return
-    _read_pytest_options(declared, "tox.ini", "pytest")
-    for line in parser.get("testenv", "deps", fallback="").splitlines():
-        # "py36,py37: mock" holds for some interpreters only; "{[other]deps}" refers to a section.
-        requirement = re.sub(r"^[\w.{},!-]+:\s+", "", line.strip())
-        if requirement and "{" not in line:
-            declared.tiers["development"] += parse_lines(declared, requirement, "tox.ini")
-    for extra in re.split(r"[\s,]+", parser.get("testenv", "extras", fallback="").strip()):
-        declared.tiers["test"] += declared.extra_lines(extra) if extra else []
 
 
 def _read_setup_py(declared: Declared) -> None:

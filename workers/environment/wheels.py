@@ -19,8 +19,18 @@ from pathlib import Path
 from pipeline.exceptions import PrepareError
 
 _STOPPED_AT_BUILD = 75
+# pip chooses files by --python-version, but asks its own interpreter whether a marker holds
+# (pypa/pip#10050). It is made to ask for the version that it was given.
 _LAUNCHER = f"""
 import os, runpy, sys
+import pip._vendor.packaging.markers as markers
+own_environment = markers.default_environment
+def environment_of_target():
+    version = sys.argv[sys.argv.index("--python-version") + 1]
+    named = {{"python_version": ".".join(version.split(".")[:2]), "python_full_version": version}}
+    return {{**own_environment(), **named, "implementation_version": version}}
+if "--python-version" in sys.argv:
+    markers.default_environment = environment_of_target
 def hook(event, args):
     if event == "subprocess.Popen":
         program = os.path.basename(os.fsdecode(args[0]))

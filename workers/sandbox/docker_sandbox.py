@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline.core import SandboxRequest, SandboxResult
 from pipeline.exceptions import EnvironmentBrokenError, SandboxError
 from workers.sandbox import docker_profile, supervisor, watch
-from workers.sandbox.mounts import hand_over, requested
+from workers.sandbox.mounts import hand_over, image_of, requested
 from workers.sandbox.owner import Owner
 from workers.sandbox.pool import WarmPool
 from workers.sandbox.profiles import HARDENED, Profile
@@ -124,7 +124,7 @@ class DockerSandbox:
 
     async def _started(self, request: SandboxRequest) -> _Run:
         run = _Run(self._call, self._client.api, f"loopwright-{uuid.uuid4().hex}")
-        await run.start(request, self._profile, self.image)
+        await run.start(request, self._profile, image_of(request) or self.image)
         return run
 
     async def _call(self, function: Callable[..., _Value], *args: Any, **kwargs: Any) -> _Value:

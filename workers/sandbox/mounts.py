@@ -1,4 +1,4 @@
-"""Host folders that a request wants to see inside: checked before any engine gets them."""
+"""What a request brings along: host folders, checked before any engine gets them, and perhaps an image."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def requested(request: SandboxRequest) -> tuple[Mount, ...]:
     for mount in mounts:
         _check(mount)
     return tuple(sorted(mounts, key=lambda mount: PurePosixPath(mount.target).parts))
+
+
+def image_of(request: SandboxRequest) -> str:
+    """Return the image that the request or its environment names, or "" for the sandbox's own."""
+    return request.image or (request.environment.image if request.environment else "")
 
 
 def hand_over(mounts: Iterable[Mount], uid: int) -> None:

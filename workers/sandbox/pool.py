@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 from pipeline.core import SandboxRequest
 from pipeline.exceptions import InputError, SandboxError
-from workers.sandbox.mounts import requested
+from workers.sandbox.mounts import image_of, requested
 
 _NUM_REMEMBERED = 64
 _LEAST_IDLE_SECONDS = 5.0  # a younger one is not given up for another shape: they would only take turns
@@ -44,7 +44,7 @@ def shape_of(request: SandboxRequest) -> Hashable:
         InputError: a mount that no sandbox gets.
     """
     started_with = request.limits.model_dump(exclude={"output_bytes", "file_bytes"})
-    return (requested(request), request.network, tuple(started_with.items()))
+    return (requested(request), request.network, image_of(request), tuple(started_with.items()))
 
 
 @dataclass

@@ -13,7 +13,7 @@ import psutil
 
 from pipeline.exceptions import EnvironmentBrokenError
 from workers.sandbox import cgroups, docker_sandbox
-from workers.sandbox.image import TEMPORARY_PREFIX
+from workers.sandbox.bootstrap import TEMPORARY_PREFIX
 from workers.sandbox.owner import Owner
 from workers.sandbox.supervisor import PROCESS_PREFIX
 
