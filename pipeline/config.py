@@ -54,6 +54,7 @@ class SandboxSection(_Section):
     profile: str = ""  # a YAML file that weakens the hardened profile; empty: nothing does
     image: str = "loopwright-python:3.11"
     prepare_timeout_seconds: float = Field(default=900.0, gt=0)
+    lost_after_seconds: float = Field(default=120.0, ge=0)  # for an engine that restarts
 
 
 class Rung(_Section):

@@ -13,7 +13,9 @@ from pipeline.protocols import EnvironmentBuilder, Generator, Sandbox
 from pipeline.telemetry import Action, Emit, Event
 from workers.environment import PythonEnvironmentBuilder
 from workers.openai_generator import EndpointSettings, OpenAIGenerator
+from workers.sandbox.breaker import BreakerSandbox
 from workers.sandbox.profiles import HARDENED, read_profile
+from workers.sandbox.reaper import ReapingSandbox
 from workers.sandbox.selection import select_sandbox
 
 OnTokens = Callable[[int, int, int], None]  # completions done, completions in all, tokens drafted
@@ -52,14 +54,18 @@ async def sandbox_edges(
         on_progress=lambda line: emit(Event(Action.PROGRESS, line, {"stage": "sandbox"})),
     )
     emit(Event(Action.STAGE_FINISHED, f"tests run in {found.name}", {"stage": "sandbox"}))
-    sandbox = BoundedSandbox(found, settings.sandbox.num_parallel) if num_sharing > 1 else found
+    breaker = BreakerSandbox(
+        found, settings.sandbox.lost_after_seconds, lambda line: emit(_told(line, "sandbox"))
+    )
+    reaping = ReapingSandbox(breaker)
+    sandbox = BoundedSandbox(reaping, settings.sandbox.num_parallel) if num_sharing > 1 else reaping
     environments = PythonEnvironmentBuilder(
         sandbox,
         roots.environments,
         # By its id, not its tag: an image that was built anew must not be served the old one's environments.
         image=getattr(found, "image", ""),
         timeout_seconds=settings.sandbox.prepare_timeout_seconds * num_sharing,
-        on_progress=lambda line: emit(_prepare_event(line)),
+        on_progress=lambda line: emit(_told(line, "prepare")),
     )
     return sandbox, environments
 
@@ -109,6 +115,6 @@ def endpoint_generator(section: EndpointSection, on_tokens: OnTokens | None = No
     return OpenAIGenerator(endpoint, on_progress=on_tokens)
 
 
-def _prepare_event(line: str) -> Event:
+def _told(line: str, stage: str) -> Event:
     text = line.removeprefix("warning: ")
-    return Event(Action.PROGRESS if text == line else Action.WARNING, text, {"stage": "prepare"})
+    return Event(Action.PROGRESS if text == line else Action.WARNING, text, {"stage": stage})
