@@ -212,7 +212,7 @@ def _required(name: str, check: Check, *, is_needed: bool) -> Check:
 def _docker(settings: Settings) -> Check:
     from docker.errors import ImageNotFound
 
-    from workers.sandbox.docker_sandbox import connect
+    from workers.sandbox.docker_sandbox import DockerSandbox, connect
 
     with contextlib.closing(connect(timeout_seconds=_QUICK_SECONDS)) as client:
         engine = f"engine {client.version()['Version']}"
@@ -222,7 +222,9 @@ def _docker(settings: Settings) -> Check:
             hint = "the first run builds it; or: loopwright sandbox --help"
             detail = f"{engine}, image {settings.sandbox.image} not built"
             return Check(name="docker", status="warning", detail=detail, hint=hint)
-    return Check(name="docker", status="ok", detail=f"{engine}, image {image.short_id}")
+        weaknesses = "; ".join(DockerSandbox(client, str(image.id)).weaknesses())
+    detail = f"{engine}, image {image.short_id}; but {weaknesses}"
+    return Check(name="docker", status="ok", detail=detail)
 
 
 async def _bubblewrap() -> Check:

@@ -155,8 +155,9 @@ def _outcome(
     # Whatever the exit code: a parent may have hidden that its child was killed.
     if usage.out_of_memory or recorder.out_of_memory:
         return Outcome.OUT_OF_MEMORY, None
-    # No report: the supervisor was killed.
-    code = recorder.exit_code if recorder.exit_code is not None else (engine_code or _KILLED)
+    code = recorder.exit_code
+    if code is None:  # no report: the supervisor was killed
+        code = engine_code if engine_code and engine_code > 0 else _KILLED
     if code == _CPU_LIMIT:
         return Outcome.TIMED_OUT, None
     return Outcome.EXITED, code
@@ -192,8 +193,11 @@ async def with_retries(attempt: Callable[[], Awaitable[SandboxResult]]) -> Sandb
         reraise=True,
     )
     try:
-        return await retrying(attempt)
+        async for trial in retrying:
+            with trial:
+                return await attempt()
     except DoubtfulError as error:
         return error.result
     except SandboxError as error:
         return SandboxResult(outcome=Outcome.INFRA_ERROR, error=str(error))
+    raise AssertionError("unreachable: the last attempt returns or raises")
