@@ -22,7 +22,6 @@ from pipeline.core import Outcome, SandboxRequest, SandboxResult
 from pipeline.exceptions import EnvironmentBrokenError, SandboxError
 from workers.sandbox import docker_profile, supervisor, watch
 from workers.sandbox.mounts import hand_over, requested
-from workers.sandbox.owner import Owner
 from workers.sandbox.pool import WarmPool
 from workers.sandbox.profiles import HARDENED, Profile
 from workers.sandbox.streams import Recorder
@@ -146,7 +145,7 @@ class DockerSandbox:
         # In a thread of its own: it must not wait behind calls that are merely slow.
         ping = asyncio.get_running_loop().run_in_executor(self._pinging, self._client.ping)
         ping.add_done_callback(lambda done: done.cancelled() or done.exception())
-        with _told_as_ours():
+        with told_as_ours():
             done, _ = await asyncio.wait({ping}, timeout=_PING_SECONDS)
             if not done:
                 raise TimeoutError(f"not within {_PING_SECONDS} seconds")
@@ -157,7 +156,7 @@ class DockerSandbox:
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
         try:
-            with _told_as_ours():
+            with told_as_ours():
                 return await asyncio.shield(future)
         except asyncio.CancelledError:
             with contextlib.suppress(Exception):  # the cancellation is what matters now
@@ -166,7 +165,13 @@ class DockerSandbox:
 
 
 @contextlib.contextmanager
-def _told_as_ours() -> Iterator[None]:
+def told_as_ours() -> Iterator[None]:
+    """Turn what the client library raises into our errors.
+
+    Raises:
+        SandboxError: the engine refused, or failed.
+        NoAnswerError: it did not answer.
+    """
     from docker.errors import DockerException
     from requests.exceptions import RequestException
 
@@ -267,30 +272,6 @@ class _Run:
         wrapped.close()
         own.setblocking(False)
         return own
-
-
-async def reap(client: docker.DockerClient) -> int:
-    """Remove the containers of dead owners, and those long past their deadline; return how many.
-
-    Raises:
-        SandboxError: the engine does not say which there are.
-    """
-    return await asyncio.to_thread(_reap, client)
-
-
-def _reap(client: docker.DockerClient) -> int:
-    num_removed = 0
-    with _told_as_ours():
-        found = client.containers.list(all=True, filters={"label": docker_profile.LABEL}, ignore_removed=True)
-    for container in found:
-        owner = Owner.parse(container.labels.get(docker_profile.OWNER_LABEL, ""))
-        overdue = time.time() > int(container.labels.get(docker_profile.DEADLINE_LABEL, "0")) + 60
-        if overdue or (owner and owner.is_dead):
-            # Another process reaps it too, or the engine takes its time: it is tried again the next time.
-            with contextlib.suppress(SandboxError), _told_as_ours():
-                container.remove(force=True, v=True)
-                num_removed += 1
-    return num_removed
 
 
 def _usage(stats: dict[str, Any]) -> watch.Usage:

@@ -17,7 +17,7 @@ import psutil
 from pipeline.core import SandboxRequest, SandboxResult
 from pipeline.exceptions import EnvironmentBrokenError, SandboxError
 from pipeline.protocols import Sandbox
-from workers.sandbox import cgroups, docker_sandbox
+from workers.sandbox import cgroups, docker_reaper, docker_sandbox
 from workers.sandbox.image import TEMPORARY_PREFIX
 from workers.sandbox.owner import Owner
 from workers.sandbox.supervisor import PROCESS_PREFIX
@@ -79,7 +79,7 @@ async def _containers() -> int:
     except EnvironmentBrokenError:
         return 0
     try:
-        return await docker_sandbox.reap(client)
+        return await asyncio.to_thread(docker_reaper.reap, client)
     except SandboxError:  # it went away meanwhile: what is left is for the next time
         return 0
     finally:

@@ -19,11 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from docker.models.containers import Container
 
 from tests.benchmarks.sandbox.victims import RESULTS
 from tests.integration.private_engine import PrivateEngine, private_engine
@@ -47,13 +48,14 @@ class Campaign:
 
     victim: str
     folder: Path
-    engine: PrivateEngine | None  # with the sandbox's image
+    engine: PrivateEngine  # with the sandbox's image
     rng: random.Random
     num_kills: int = 0
     num_finished: int = 0  # works that came to their end
     problems: list[str] = field(default_factory=list)
     _started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _mounts: set[str] = field(default_factory=set)  # before anything was
+    _containers: set[str] = field(default_factory=set)  # ids of all that were ever left
 
     def run(self, num_kills: int) -> None:
         """Kill so many times; then let the last work come to its end."""
@@ -98,7 +100,6 @@ class Campaign:
 
     def _kill_engine_during(self, name: str, num_kills: int, seconds: float) -> None:
         """Start the work once, and kill the engine below it until it is done."""
-        assert self.engine is not None
         self._begin(name)
         process = self._start(name)
         while process.poll() is None:
@@ -143,6 +144,7 @@ class Campaign:
 
     def _look(self) -> None:
         """Do what each start does, and note what is left of all that were killed."""
+        self._containers |= {str(one.id) for one in _left_containers(self.engine)}
         with _environment_set({"TMPDIR": str(self.folder / "tmp"), **_environment(self.engine)}):
             asyncio.run(reap_orphans())
         give_up_at = time.monotonic() + _GONE_SECONDS
@@ -154,9 +156,13 @@ class Campaign:
     def _left(self) -> list[str]:
         found = [f"mount {line}" for line in _mounts() - self._mounts]
         found += [f"temporary {path.name}" for path in (self.folder / "tmp").iterdir()]
+        found += [f"shim of {name}" for name in _shims(self.engine)]
+        found += [f"control group of {name}" for name in self._containers if _has_group(name)]
         pids = {process.pid for process in self._started}
-        for find in (_containers(self.engine), _groups, _processes):
-            found += [name for name in find() if (owner := Owner.parse(name)) and owner.pid in pids]
+        owned = [one.labels[docker_profile.OWNER_LABEL] for one in _left_containers(self.engine)]
+        for name in (*owned, *_groups(), *_processes()):
+            if (owner := Owner.parse(name)) and owner.pid in pids:
+                found.append(name)
         return found
 
 
@@ -185,8 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if any(campaign.problems for campaign in campaigns) else 0
 
 
-def _environment(engine: PrivateEngine | None) -> dict[str, str]:
-    return {"DOCKER_HOST": engine.url} if engine else {}
+def _environment(engine: PrivateEngine) -> dict[str, str]:
+    return {"DOCKER_HOST": engine.url}
 
 
 @contextlib.contextmanager
@@ -208,15 +214,26 @@ def _mounts() -> set[str]:
     return {line for line in lines if "/var/lib/docker/" not in line and "/run/docker/" not in line}
 
 
-def _containers(engine: PrivateEngine | None) -> Callable[[], list[str]]:
-    def find() -> list[str]:
-        if engine is None:
-            return []
-        with contextlib.closing(engine.client()) as client:
-            found = client.containers.list(all=True, filters={"label": docker_profile.LABEL})
-            return [f"container of {one.labels[docker_profile.OWNER_LABEL]}" for one in found]
+def _left_containers(engine: PrivateEngine) -> list[Container]:
+    with contextlib.closing(engine.client()) as client:
+        filters = {"label": docker_profile.LABEL}
+        found: list[Container] = client.containers.list(all=True, filters=filters, ignore_removed=True)
+        return found
 
-    return find
+
+def _shims(engine: PrivateEngine) -> list[str]:
+    """Return what containers of the engine, of whatever state, still have as a process."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if words and "containerd-shim" in words[0] and any(str(engine.folder) in word for word in words):
+                found.append(" ".join(words))
+    return found
+
+
+def _has_group(container_id: str) -> bool:
+    return any(Path("/sys/fs/cgroup").glob(f"*/docker/{container_id}"))
 
 
 def _groups() -> list[str]:
