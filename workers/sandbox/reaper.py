@@ -75,7 +75,9 @@ async def _reap_every(seconds: float) -> None:
 
 async def _containers() -> int:
     try:
-        client = await asyncio.to_thread(docker_sandbox.connect, _PING_SECONDS)
+        # One that hangs must not hold up a command; one that answers may take its time to remove.
+        (await asyncio.to_thread(docker_sandbox.connect, _PING_SECONDS)).close()
+        client = await asyncio.to_thread(docker_sandbox.connect)
     except EnvironmentBrokenError:
         return 0
     try:
