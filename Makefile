@@ -6,7 +6,7 @@ PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-unit test-integration test-escape bench-sandbox test-e2e real-cases lock clean
+.PHONY: help setup demo test lint test-unit test-integration test-escape bench-sandbox bench-kills test-e2e real-cases lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -37,6 +37,10 @@ test-escape: setup  ## attacks on both sandboxes, one test each
 bench-sandbox: setup  ## what a sandbox costs over the bare command, cold and warm
 	$(BIN)/loopwright sandbox build
 	$(BIN)/python -m tests.benchmarks.sandbox.overhead
+
+bench-kills: setup  ## 50 kills at random moments: what is left, and whether the work comes to the same end
+	$(BIN)/loopwright sandbox build
+	$(BIN)/python -m tests.benchmarks.sandbox.kills
 
 test-e2e: setup  ## the real model (downloaded once: 0.5 GB)
 	$(BIN)/loopwright model pull

@@ -56,6 +56,7 @@ class SandboxSection(_Section):
     python: Literal["auto", "3.9", "3.10", "3.11", "3.12", "3.13"] = "auto"
     image: str = ""  # another image for Docker, by tag or id; it needs Python with venv, perl and GNU tar
     prepare_timeout_seconds: float = Field(default=900.0, gt=0)
+    lost_after_seconds: float = Field(default=120.0, ge=0)  # for an engine that restarts
 
     @field_validator("python", mode="before")
     @classmethod

@@ -11,7 +11,9 @@ LoopwrightError
 │   │   └── EngineLostError           several requests in a row failed: the batch stops
 │   ├── PlannerDiedError          a planner's process is gone; what it did is in its runs' folders
 │   ├── RepositoryUnreachableError  a git server does not answer, after its retries
+│   ├── DiskFullError             nothing more can be written: the batch stops
 │   ├── SandboxError              the sandbox itself failed, after its retries
+│   │   └── SandboxLostError          it did not work again in the time it was given: the batch stops
 │   └── PrepareError              the target's dependencies cannot be installed, or its tests cannot start
 └── LimitReachedError     a limit of the run was hit where no verdict can record it: exit 3
 """
@@ -67,6 +69,14 @@ class RepositoryUnreachableError(EnvironmentBrokenError):
 
 class SandboxError(EnvironmentBrokenError):
     """The sandbox engine itself failed; it says nothing about the code that was to run."""
+
+
+class SandboxLostError(SandboxError):
+    """The sandbox works for nobody and did not come back, so nothing more can be tested."""
+
+
+class DiskFullError(EnvironmentBrokenError):
+    """No room is left where runs are kept, so nothing more can be done."""
 
 
 class PrepareError(EnvironmentBrokenError):

@@ -14,8 +14,10 @@ from pipeline.protocols import EnvironmentBuilder, Generator, Sandbox
 from pipeline.telemetry import Action, Emit, Event
 from workers.environment import PythonEnvironmentBuilder
 from workers.openai_generator import EndpointSettings, OpenAIGenerator
+from workers.sandbox.breaker import BreakerSandbox
 from workers.sandbox.docker_sandbox import DockerSandbox
 from workers.sandbox.profiles import HARDENED, read_profile
+from workers.sandbox.reaper import ReapingSandbox
 from workers.sandbox.selection import image_for, image_tag, select_sandbox
 
 OnTokens = Callable[[int, int, int], None]  # completions done, completions in all, tokens drafted
@@ -58,7 +60,11 @@ async def sandbox_edges(
         on_progress=tell,
     )
     emit(Event(Action.STAGE_FINISHED, f"tests run in {found.name}", {"stage": "sandbox"}))
-    sandbox = BoundedSandbox(found, settings.sandbox.num_parallel) if num_sharing > 1 else found
+    breaker = BreakerSandbox(
+        found, settings.sandbox.lost_after_seconds, lambda line: emit(_told(line, "sandbox"))
+    )
+    reaping = ReapingSandbox(breaker)
+    sandbox = BoundedSandbox(reaping, settings.sandbox.num_parallel) if num_sharing > 1 else reaping
     chooses = settings.sandbox.python == "auto" and not settings.sandbox.image
     is_choosing = chooses and isinstance(found, DockerSandbox)
     environments = PythonEnvironmentBuilder(
@@ -69,7 +75,7 @@ async def sandbox_edges(
         image_for=partial(image_for, home=roots.home, on_progress=tell) if is_choosing else None,
         python="python3" if settings.sandbox.python == "auto" else f"python{settings.sandbox.python}",
         timeout_seconds=settings.sandbox.prepare_timeout_seconds * num_sharing,
-        on_progress=lambda line: emit(_prepare_event(line)),
+        on_progress=lambda line: emit(_told(line, "prepare")),
     )
     return sandbox, environments
 
@@ -119,6 +125,6 @@ def endpoint_generator(section: EndpointSection, on_tokens: OnTokens | None = No
     return OpenAIGenerator(endpoint, on_progress=on_tokens)
 
 
-def _prepare_event(line: str) -> Event:
+def _told(line: str, stage: str) -> Event:
     text = line.removeprefix("warning: ")
-    return Event(Action.PROGRESS if text == line else Action.WARNING, text, {"stage": "prepare"})
+    return Event(Action.PROGRESS if text == line else Action.WARNING, text, {"stage": stage})

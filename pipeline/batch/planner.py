@@ -6,6 +6,7 @@ instances' folders, so another one can go on where it stopped.
 
 from __future__ import annotations
 
+import errno
 import traceback
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,7 +19,14 @@ from pipeline.batch.edges import SharedGenerator
 from pipeline.batch.outcome import Row, failed_row, row_of
 from pipeline.batch.task_file import Instance
 from pipeline.core import Task
-from pipeline.exceptions import EngineLostError, InputError, LoopwrightError, RunBusyError
+from pipeline.exceptions import (
+    DiskFullError,
+    EngineLostError,
+    InputError,
+    LoopwrightError,
+    RunBusyError,
+    SandboxLostError,
+)
 from pipeline.graph.run import Dependencies, run_task
 from pipeline.report import render
 from pipeline.runs import RunFolder, RunRecord
@@ -44,6 +52,8 @@ class Planner(Protocol):
         Raises:
             PlannerDiedError: the planner's process is gone; the instance's folder holds what was done.
             EngineLostError: nothing can be drafted any more; the instance has no outcome.
+            SandboxLostError: nothing can be tested here any more; the instance has no outcome.
+            DiskFullError: nothing can be kept any more; the instance has no outcome.
         """
         ...
 
@@ -100,13 +110,20 @@ class LocalFleet:
 
 
 async def _run_instance(instance: Instance, folder: RunFolder, dependencies: Dependencies) -> Row:
-    """Run the instance in its folder, whatever comes of it, and leave a report there."""
+    """Run the instance in its folder, whatever comes of it, and leave a report there.
+
+    What every other instance would meet as well is raised: it is no outcome of this one.
+    """
     started_at = datetime.now(UTC)
     try:
         record = await _run_when_free(instance.task, folder, dependencies)
-    except EngineLostError:
+    except (EngineLostError, SandboxLostError):
         raise
     except Exception as exc:
+        if _is_disk_full(exc):
+            raise DiskFullError(
+                f"no room is left on the disk: {exc}", hint="make some, then give the same command again"
+            ) from exc
         if not isinstance(exc, LoopwrightError):
             folder.write_text("error.txt", "".join(traceback.format_exception(exc)))
         failed = _saved(folder)
@@ -126,6 +143,16 @@ async def _run_when_free(task: Task, folder: RunFolder, dependencies: Dependenci
         reraise=True,
     )
     return await retrying(run_task, task, folder, dependencies)
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":  # the checkpoint could not be written
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _saved(folder: RunFolder) -> RunRecord | None:

@@ -13,7 +13,7 @@ from typing import Protocol
 from pipeline.batch.outcome import InstanceOutcome, Row, failed_row
 from pipeline.batch.planner import Planner, PlannerProgress
 from pipeline.batch.task_file import Entry, Instance
-from pipeline.exceptions import PlannerDiedError
+from pipeline.exceptions import PlannerDiedError, SandboxLostError
 
 MAX_DEATHS = 3  # of planners, under one instance
 _POLL_SECONDS = 1.0
@@ -82,6 +82,7 @@ class Runner:
     _num_done: int = field(default=0, init=False)
     _running: set[str] = field(default_factory=set, init=False)
     _planners: list[Planner] = field(default_factory=list, init=False)
+    _without_sandbox: set[Planner] = field(default_factory=set, init=False)
     _tokens: dict[int, int] = field(default_factory=dict, init=False)  # of each planner that ever was
     _replacing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
@@ -90,7 +91,8 @@ class Runner:
 
         Raises:
             EngineLostError: nothing can be drafted any more; instances without an outcome can be resumed.
-            EnvironmentBrokenError: a planner cannot be replaced.
+            SandboxLostError: no planner has a sandbox that works any more; the same holds.
+            EnvironmentBrokenError: a planner cannot be replaced, or nothing more can be written.
             InputError: the task file was changed meanwhile.
         """
         self._planners = list(self.fleet.planners)
@@ -136,22 +138,31 @@ class Runner:
     async def _finish(self, entry: Entry, seat: int) -> Row:
         instance = self.load(entry)
         started_at = datetime.now(UTC)
-        for _ in range(MAX_DEATHS):
-            planner = self._planners[seat]
+        num_deaths = 0
+        while True:
+            planner = self._planner_of(seat)
             try:
                 return await planner.run(instance)
+            except SandboxLostError:
+                self._without_sandbox.add(planner)
+                if self._without_sandbox.issuperset(self._planners):
+                    raise
             except PlannerDiedError as exc:
-                error = exc
-                await self._replace(seat, planner)
-        died = PlannerDiedError(
-            f"{MAX_DEATHS} planners died while it was worked on: {error}", hint=error.hint
-        )
-        return failed_row(instance, died, None, started_at)
+                num_deaths += 1
+                await self._replace(planner)
+                if num_deaths == MAX_DEATHS:
+                    text = f"{num_deaths} planners died while it was worked on: {exc}"
+                    return failed_row(instance, PlannerDiedError(text, hint=exc.hint), None, started_at)
 
-    async def _replace(self, seat: int, dead: Planner) -> None:
+    def _planner_of(self, seat: int) -> Planner:
+        """Return the planner of the seat, or the next whose sandbox works: on another node it may."""
+        others = self._planners[seat:] + self._planners[:seat]
+        return next((p for p in others if p not in self._without_sandbox), others[0])
+
+    async def _replace(self, dead: Planner) -> None:
         async with self._replacing:  # of all that lost it, one asks for another
-            if self._planners[seat] is dead:
-                self._planners[seat] = await self.fleet.replace(dead)
+            if dead in self._planners:
+                self._planners[self._planners.index(dead)] = await self.fleet.replace(dead)
 
     async def _poll(self) -> None:
         while True:

@@ -212,7 +212,7 @@ def _required(name: str, check: Check, *, is_needed: bool) -> Check:
 def _docker(settings: Settings) -> Check:
     from docker.errors import ImageNotFound
 
-    from workers.sandbox.docker_sandbox import connect
+    from workers.sandbox.docker_sandbox import DockerSandbox, connect
     from workers.sandbox.selection import image_tag
 
     tag = image_tag(settings.sandbox)
@@ -224,7 +224,9 @@ def _docker(settings: Settings) -> Check:
             hint = "the first run builds one of ours; or: loopwright sandbox build"
             detail = f"{engine}, image {tag} not here"
             return Check(name="docker", status="warning", detail=detail, hint=hint)
-    return Check(name="docker", status="ok", detail=f"{engine}, image {image.short_id}")
+        weaknesses = "; ".join(DockerSandbox(client, str(image.id)).weaknesses())
+    detail = f"{engine}, image {image.short_id}; but {weaknesses}"
+    return Check(name="docker", status="ok", detail=detail)
 
 
 async def _bubblewrap() -> Check:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
 import json
 import zlib
 from dataclasses import replace
@@ -14,7 +16,15 @@ from pipeline.batch.outcome import InstanceOutcome, Row, busy_seconds
 from pipeline.batch.planner import LocalPlanner, PlannerProgress
 from pipeline.batch.runner import MAX_DEATHS
 from pipeline.core import Outcome, SandboxResult
-from pipeline.exceptions import EngineLostError, GeneratorError, InputError, PlannerDiedError, PrepareError
+from pipeline.exceptions import (
+    DiskFullError,
+    EngineLostError,
+    GeneratorError,
+    InputError,
+    PlannerDiedError,
+    PrepareError,
+    SandboxLostError,
+)
 from pipeline.graph.run import run_task
 from pipeline.runs import RunFolder
 from pipeline.testing import RecordingSandbox
@@ -350,6 +360,56 @@ async def test_an_engine_that_fails_again_and_again_stops_the_batch_and_spoils_n
     batch.generator.reply = scripted
     await batch.run(tasks, redo=[INFRA])
     assert batch.outcomes() == dict.fromkeys("acef", "unsolved") | dict.fromkeys("bd", "solved")
+
+
+async def test_a_sandbox_that_is_lost_stops_the_batch_and_the_same_command_goes_on(batch, tmp_path):
+    tasks = write_tasks(tmp_path / "tasks.jsonl", batch.repositories(*"abcdef"))
+    scripted, num_runs = batch.sandbox.respond, itertools.count()
+
+    def lost(request):
+        if next(num_runs) > 5:
+            raise SandboxLostError("the sandbox is lost: connection refused")
+        return scripted(request)
+
+    batch.sandbox.respond = lost
+    with pytest.raises(SandboxLostError):
+        await batch.run(tasks)
+    assert "infra" not in batch.outcomes().values()
+    batch.sandbox.respond = scripted
+    await batch.run(tasks)
+    assert batch.outcomes() == dict.fromkeys("acef", "unsolved") | dict.fromkeys("bd", "solved")
+
+
+async def test_what_a_planner_without_sandbox_cannot_do_another_one_does(batch, tmp_path):
+    class WithoutSandbox:
+        async def run(self, instance):
+            raise SandboxLostError("the sandbox is lost: connection refused")
+
+        async def progress(self):
+            return PlannerProgress()
+
+    fleet = Fleet(batch, {})
+    fleet.planners = [WithoutSandbox(), *fleet.planners]
+    tasks = write_tasks(tmp_path / "tasks.jsonl", batch.repositories(*"abcd"))
+    await batch.run(tasks, fleet=fleet)
+    assert batch.outcomes() == {"a": "unsolved", "b": "solved", "c": "unsolved", "d": "solved"}
+
+
+async def test_a_full_disk_stops_the_batch_and_is_no_outcome(batch, tmp_path):
+    tasks = write_tasks(tmp_path / "tasks.jsonl", batch.repositories(*"ab"))
+    batch.num_tasks = 1
+    scripted = batch.sandbox.respond
+
+    def full(_request):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    batch.sandbox.respond = full
+    with pytest.raises(DiskFullError, match="No space left"):
+        await batch.run(tasks)
+    assert batch.rows == {}
+    batch.sandbox.respond = scripted
+    await batch.run(tasks)
+    assert batch.outcomes() == {"a": "unsolved", "b": "solved"}
 
 
 async def test_no_more_sandboxes_run_at_once_than_are_allowed_whatever_number_of_tasks():

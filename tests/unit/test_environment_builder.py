@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from pipeline.testing import RecordingSandbox
 from tests.unit.wheels import make_sdist, make_wheel
 from workers.environment import PythonEnvironmentBuilder
 from workers.environment.wheels import ConflictError, NoWheelError
+from workers.sandbox.owner import this_process
 
 PROBED = {
     "version": "3.11.7",
@@ -235,6 +237,18 @@ def test_what_a_killed_preparation_left_is_cleared(tmp_path, index):
     (cache / f".{environment_id}.partial-x").mkdir()
     prepare(tmp_path, RecordingSandbox(Script()), index)
     assert sorted(path.name for path in cache.iterdir()) == [environment_id, f"{environment_id}.lock"]
+
+
+def test_what_a_killed_preparation_left_of_another_environment_is_cleared_and_a_living_ones_is_not(
+    tmp_path, index
+):
+    tree(tmp_path, requirements_txt="six\n")
+    cache, mine = tmp_path / "cache", this_process()
+    for owner in (mine, replace(mine, start_ticks=mine.start_ticks - 1)):
+        (cache / f".other.partial-{owner}-x" / "environment").mkdir(parents=True)
+    environment_id = prepare(tmp_path, RecordingSandbox(Script()), index).environment_id
+    left = {path.name for path in cache.iterdir()} - {environment_id, f"{environment_id}.lock"}
+    assert left == {f".other.partial-{mine}-x"}
 
 
 def test_cancelled_preparation_leaves_nothing(tmp_path, index):

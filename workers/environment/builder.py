@@ -29,12 +29,14 @@ from workers.environment.install import ENVIRONMENT, PYTHON, Installer
 from workers.environment.interpreter import Interpreter, probe
 from workers.environment.requirements import ProjectRequirements, detect
 from workers.environment.wheels import PipIndex
+from workers.sandbox.owner import Owner, this_process
 
 _BUILDER_VERSION = "2"  # raise it when the same input would give another environment
 _OWN_REQUIREMENTS = ("pytest", "pytest-cov")  # what runs and watches the tests
 # The pip of an older Python cannot install a project that has no setup.py to run from its sources.
 _OLD_PYTHON, _NEWER_PIP = Version("3.10"), "pip>=21.3"
 _MARKER = "prepared.json"
+_PARTIAL = ".partial-"  # in the name of a folder that is being filled; its owner follows
 _GENERATED = "generated.tar"
 
 
@@ -105,6 +107,7 @@ class PythonEnvironmentBuilder:
         environment_id = self._environment_id(found, interpreter)
         folder = self._cache_dir / environment_id
         self._cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await asyncio.to_thread(_clear_orphans, self._cache_dir)
         async with AsyncFileLock(f"{folder}.lock"):
             if not _is_whole(folder):
                 await self._build(folder, tree, found, interpreter)
@@ -133,7 +136,8 @@ class PythonEnvironmentBuilder:
         self, folder: Path, tree: Path, found: ProjectRequirements, interpreter: Interpreter
     ) -> None:
         _clear(folder)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+        prefix = f".{folder.name}{_PARTIAL}{this_process()}-"
+        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
         try:
             await self._fill(partial, tree, found, interpreter)
             os.rename(partial, folder)
@@ -223,8 +227,16 @@ def _folder(path: Path) -> Path:
 
 def _clear(folder: Path) -> None:
     """Remove a broken environment, and what a killed preparation of it left."""
-    for left_over in (folder, *folder.parent.glob(f".{folder.name}.partial-*")):
+    for left_over in (folder, *folder.parent.glob(f".{folder.name}{_PARTIAL}*")):
         shutil.rmtree(left_over, ignore_errors=True)
+
+
+def _clear_orphans(cache_dir: Path) -> None:
+    """Remove what killed preparations left of environments that nobody may ever ask for again."""
+    for partial in cache_dir.glob(f".*{_PARTIAL}*"):
+        owner = Owner.parse(partial.name)
+        if owner and owner.is_dead:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _is_whole(folder: Path) -> bool:

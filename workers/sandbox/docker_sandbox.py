@@ -13,15 +13,15 @@ import ssl
 import struct
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.core import SandboxRequest, SandboxResult
+from pipeline.core import Outcome, SandboxRequest, SandboxResult
 from pipeline.exceptions import EnvironmentBrokenError, SandboxError
 from workers.sandbox import docker_profile, supervisor, watch
 from workers.sandbox.mounts import hand_over, image_of, requested
-from workers.sandbox.owner import Owner
 from workers.sandbox.pool import WarmPool
 from workers.sandbox.profiles import HARDENED, Profile
 from workers.sandbox.streams import Recorder
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 _API_TIMEOUT_SECONDS = 60
+_PING_SECONDS = 10  # an engine that works answers in milliseconds
+_STALL_SECONDS = 5
 _NUM_API_THREADS = 8
 _FRAME = struct.Struct(">BxxxI")  # stream number, length
 _STDERR = 2
@@ -73,6 +75,7 @@ class DockerSandbox:
         self._profile = profile
         self.image = image
         self._threads = ThreadPoolExecutor(_NUM_API_THREADS, thread_name_prefix="docker")
+        self._pinging = ThreadPoolExecutor(1, thread_name_prefix="docker-ping")
         self._pool = WarmPool(self._started, num_warm)
 
     async def run(self, request: SandboxRequest) -> SandboxResult:
@@ -111,37 +114,82 @@ class DockerSandbox:
     async def _run_once(self, request: SandboxRequest) -> SandboxResult:
         script = supervisor.script(request)
         recorder = Recorder(script.nonce, request.limits, len(request.collect))
+        await self._require_answer()
         run = await self._pool.lease(request)
         ended = False
         try:
             hit = await watch.watch(run.pump(script, recorder), recorder, request.limits, None)
             is_told = hit is None and recorder.exit_code is not None  # no need to ask the engine
-            usage, exit_code = (watch.Usage(), None) if is_told else await run.state(ended=hit is None)
+            if hit is not None:
+                await self._require_answer()
+            state = _State() if is_told else await run.state(ended=hit is None)
             ended = hit is None
         finally:
             await asyncio.shield(self._pool.give_back(run) if ended else run.end())
-        return watch.result(request, recorder, hit, usage, exit_code)
+        found = watch.result(request, recorder, hit, state.usage, state.exit_code)
+        if hit is Outcome.TIMED_OUT and state.is_late:
+            raise watch.DoubtfulError("the Docker engine held up the run", found)
+        return found
 
     async def _started(self, request: SandboxRequest) -> _Run:
         run = _Run(self._call, self._client.api, f"loopwright-{uuid.uuid4().hex}")
         await run.start(request, self._profile, image_of(request) or self.image)
         return run
 
+    async def _require_answer(self) -> None:
+        """Raise unless the engine answers: any other call would wait for its whole timeout.
+
+        Raises:
+            NoAnswerError: it is down, or it hangs.
+        """
+        # In a thread of its own: it must not wait behind calls that are merely slow.
+        ping = asyncio.get_running_loop().run_in_executor(self._pinging, self._client.ping)
+        ping.add_done_callback(lambda done: done.cancelled() or done.exception())
+        with told_as_ours():
+            done, _ = await asyncio.wait({ping}, timeout=_PING_SECONDS)
+            if not done:
+                raise TimeoutError(f"not within {_PING_SECONDS} seconds")
+            ping.result()
+
     async def _call(self, function: Callable[..., _Value], *args: Any, **kwargs: Any) -> _Value:
         """Call the engine in a thread. A cancelled call still runs to its end before this returns."""
-        from docker.errors import DockerException
-        from requests.exceptions import RequestException
-
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
         try:
-            return await asyncio.shield(future)
+            with told_as_ours():
+                return await asyncio.shield(future)
         except asyncio.CancelledError:
             with contextlib.suppress(Exception):  # the cancellation is what matters now
                 await future
             raise
-        except (DockerException, RequestException, OSError) as error:
-            raise SandboxError(f"the Docker engine failed: {error}") from error
+
+
+@contextlib.contextmanager
+def told_as_ours() -> Iterator[None]:
+    """Turn what the client library raises into our errors.
+
+    Raises:
+        SandboxError: the engine refused, or failed.
+        NoAnswerError: it did not answer.
+    """
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except DockerException as error:
+        raise SandboxError(f"the Docker engine failed: {error}") from error
+    except (RequestException, OSError) as error:
+        raise watch.NoAnswerError(f"the Docker engine does not answer: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the engine knows of a run."""
+
+    usage: watch.Usage = field(default_factory=watch.Usage)
+    exit_code: int | None = None
+    is_late: bool = False  # the engine was slow to answer, or had not yet told that the run had ended
 
 
 class _Run:
@@ -182,17 +230,19 @@ class _Run:
         assert self._socket is not None
         await watch.together(_feed(self._socket, script), _drain(self._socket, recorder))
 
-    async def state(self, *, ended: bool) -> tuple[watch.Usage, int | None]:
+    async def state(self, *, ended: bool) -> _State:
         """Return what the engine knows of the run; waits for the exit of one that has ended by itself."""
-        usage = watch.Usage()
         if ended:
-            await self._call(self._api.wait, self._name, timeout=_API_TIMEOUT_SECONDS)
-        else:
+            await self._call(self._api.wait, self._name, timeout=self._api.timeout)
+        asked_at = time.monotonic()
+        state = (await self._call(self._api.inspect_container, self._name))["State"]
+        is_late = not ended and (not state["Running"] or time.monotonic() - asked_at > _STALL_SECONDS)
+        usage = watch.Usage()
+        if not ended:
             with contextlib.suppress(SandboxError):  # only measured: no reason to do the run again
                 usage = _usage(await self._call(self._api.stats, self._name, stream=False, one_shot=True))
-        state = (await self._call(self._api.inspect_container, self._name))["State"]
         usage = watch.Usage(usage.cpu_seconds, usage.peak_memory_bytes, bool(state["OOMKilled"]))
-        return usage, state["ExitCode"] if ended else None
+        return _State(usage, state["ExitCode"] if ended else None, is_late)
 
     async def end(self) -> None:
         """Kill and remove the container, if it is there."""
@@ -222,27 +272,6 @@ class _Run:
         wrapped.close()
         own.setblocking(False)
         return own
-
-
-async def reap(client: docker.DockerClient) -> int:
-    """Remove the containers of dead owners, and those long past their deadline; return how many."""
-    return await asyncio.to_thread(_reap, client)
-
-
-def _reap(client: docker.DockerClient) -> int:
-    from docker.errors import APIError
-
-    num_removed = 0
-    for container in client.containers.list(
-        all=True, filters={"label": docker_profile.LABEL}, ignore_removed=True
-    ):
-        owner = Owner.parse(container.labels.get(docker_profile.OWNER_LABEL, ""))
-        overdue = time.time() > int(container.labels.get(docker_profile.DEADLINE_LABEL, "0")) + 60
-        if overdue or (owner and owner.is_dead):
-            with contextlib.suppress(APIError):  # another process reaps it, too
-                container.remove(force=True, v=True)
-                num_removed += 1
-    return num_removed
 
 
 def _usage(stats: dict[str, Any]) -> watch.Usage:

@@ -1,4 +1,7 @@
-"""Removes what sandboxes of dead processes left: containers, processes, control groups, folders of builds."""
+"""Removes what sandboxes of dead processes left: containers, processes, control groups, folders of builds.
+
+Every command that chooses a sandbox does so at once; long ones go on with it on a timer, and at their end.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,15 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.exceptions import EnvironmentBrokenError
-from workers.sandbox import cgroups, docker_sandbox
+from pipeline.core import SandboxRequest, SandboxResult
+from pipeline.exceptions import EnvironmentBrokenError, SandboxError
+from pipeline.protocols import Sandbox
+from workers.sandbox import cgroups, docker_reaper, docker_sandbox
 from workers.sandbox.bootstrap import TEMPORARY_PREFIX
 from workers.sandbox.owner import Owner
 from workers.sandbox.supervisor import PROCESS_PREFIX
 
+REAP_SECONDS = 300.0
 _PING_SECONDS = 5
 
 
@@ -40,13 +46,44 @@ async def reap_orphans() -> Reaped:
     )
 
 
+class ReapingSandbox:
+    """A Sandbox that removes orphans every so often, and when it is closed."""
+
+    def __init__(self, inner: Sandbox, every_seconds: float = REAP_SECONDS) -> None:
+        """Begin in the running event loop; nothing is removed before the first `every_seconds` are over."""
+        self._inner = inner
+        self.name = inner.name
+        self._timer = asyncio.create_task(_reap_every(every_seconds), name="reaper")
+
+    async def run(self, request: SandboxRequest) -> SandboxResult:
+        """Run the request in the inner sandbox."""
+        return await self._inner.run(request)
+
+    async def close(self) -> None:
+        """Close the inner sandbox, and remove orphans for the last time."""
+        self._timer.cancel()
+        await asyncio.gather(self._timer, return_exceptions=True)
+        await self._inner.close()
+        await reap_orphans()
+
+
+async def _reap_every(seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await reap_orphans()
+
+
 async def _containers() -> int:
     try:
-        client = await asyncio.to_thread(docker_sandbox.connect, _PING_SECONDS)
+        # One that hangs must not hold up a command; one that answers may take its time to remove.
+        (await asyncio.to_thread(docker_sandbox.connect, _PING_SECONDS)).close()
+        client = await asyncio.to_thread(docker_sandbox.connect)
     except EnvironmentBrokenError:
         return 0
     try:
-        return await docker_sandbox.reap(client)
+        return await asyncio.to_thread(docker_reaper.reap, client)
+    except SandboxError:  # it went away meanwhile: what is left is for the next time
+        return 0
     finally:
         client.close()
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from pipeline.core import Outcome, SandboxLimits, SandboxRequest, SandboxResult
 from pipeline.exceptions import SandboxError
@@ -23,6 +23,18 @@ _Number = TypeVar("_Number", int, float)
 _SIGNALLED = 128
 _KILLED = _SIGNALLED + signal.SIGKILL
 _CPU_LIMIT = _SIGNALLED + signal.SIGXCPU
+
+
+class NoAnswerError(SandboxError):
+    """The engine does not answer at all; to ask again at once is of no use."""
+
+
+class DoubtfulError(SandboxError):
+    """The run ended as a failure of the machine would have ended it, or code that wants it to look so."""
+
+    def __init__(self, message: str, result: SandboxResult) -> None:
+        super().__init__(message)
+        self.result = result  # what it is where it is the code's doing
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +64,7 @@ async def watch(
     `pump` feeds the recorder until the streams end. Wall seconds count from the start marker.
 
     Raises:
-        SandboxError: the command did not start in time.
+        SandboxError: the command did not start in time, or the connection to it broke.
     """
     task = asyncio.ensure_future(pump)
     begun_at = time.monotonic()
@@ -68,6 +80,8 @@ async def watch(
         task.result()
     except OutputLimitExceeded:
         return Outcome.OUTPUT_LIMIT
+    except OSError as error:
+        raise SandboxError(f"the connection to the sandbox broke: {error}") from error
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError, OutputLimitExceeded, OSError):
@@ -111,13 +125,14 @@ def result(
 
     Raises:
         SandboxError: the command never started; the message holds what the setup printed.
+        DoubtfulError: the supervisor was killed, from outside or by the code.
     """
     if recorder.started_at is None:
         said = recorder.stderr.captured().text().strip()[-1000:]
         raise SandboxError(f"the sandbox could not be set up: {said or f'exit code {exit_code}'}")
     outcome, code = _outcome(recorder, hit, usage, exit_code)
     ended_at = recorder.ended_at or time.monotonic()
-    return SandboxResult(
+    found = SandboxResult(
         outcome=outcome,
         exit_code=code,
         stdout=recorder.stdout.captured(),
@@ -127,6 +142,9 @@ def result(
         cpu_seconds=_larger(usage.cpu_seconds, recorder.cpu_seconds),
         peak_memory_bytes=_larger(usage.peak_memory_bytes, recorder.peak_memory_bytes),
     )
+    if outcome is Outcome.EXITED and recorder.exit_code is None:
+        raise DoubtfulError("the sandbox was killed while the command ran", found)
+    return found
 
 
 def _outcome(
@@ -137,8 +155,9 @@ def _outcome(
     # Whatever the exit code: a parent may have hidden that its child was killed.
     if usage.out_of_memory or recorder.out_of_memory:
         return Outcome.OUT_OF_MEMORY, None
-    # No report: the command took its supervisor down with it.
-    code = recorder.exit_code if recorder.exit_code is not None else (engine_code or _KILLED)
+    code = recorder.exit_code
+    if code is None:  # no report: the supervisor was killed
+        code = engine_code if engine_code and engine_code > 0 else _KILLED
     if code == _CPU_LIMIT:
         return Outcome.TIMED_OUT, None
     return Outcome.EXITED, code
@@ -162,17 +181,23 @@ async def together(*jobs: Awaitable[None]) -> None:
 
 
 async def with_retries(attempt: Callable[[], Awaitable[SandboxResult]]) -> SandboxResult:
-    """Return the attempt's result; after three that broke, an INFRA_ERROR that says why."""
+    """Return the attempt's result; after three that broke, an INFRA_ERROR that says why.
+
+    An end in doubt is the code's own where the last attempt ends so, too: nothing is retried for ever, and
+    no code gets out of its verdict.
+    """
     retrying = AsyncRetrying(
         stop=stop_after_attempt(1 + NUM_RETRIES),
         wait=wait_exponential_jitter(multiplier=0.2, max=2.0),
-        retry=retry_if_exception_type(SandboxError),
+        retry=retry_if_exception(lambda e: isinstance(e, SandboxError) and not isinstance(e, NoAnswerError)),
         reraise=True,
     )
     try:
         async for trial in retrying:
             with trial:
                 return await attempt()
+    except DoubtfulError as error:
+        return error.result
     except SandboxError as error:
         return SandboxResult(outcome=Outcome.INFRA_ERROR, error=str(error))
     raise AssertionError("unreachable: the last attempt returns or raises")

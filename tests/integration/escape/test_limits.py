@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from tests.integration.sandbox_tools import (
 )
 from workers.sandbox.bubblewrap_sandbox import BubblewrapSandbox
 from workers.sandbox.docker_sandbox import DockerSandbox
-from workers.sandbox.reaper import reap_orphans
+from workers.sandbox.reaper import ReapingSandbox, reap_orphans
 
 pytestmark = pytest.mark.integration
 
@@ -256,3 +257,36 @@ async def test_the_reaper_leaves_the_living_alone(sandbox: Sandbox) -> None:
     await reap_orphans()
     assert len(commands(word)) == 1
     assert (await run).outcome is Outcome.TIMED_OUT
+
+
+async def test_leftovers_are_removed_on_a_timer_and_the_living_left_alone(
+    docker_sandbox: DockerSandbox,
+) -> None:
+    killed, mine = token(), token()
+    reaping = ReapingSandbox(docker_sandbox, every_seconds=0.1)
+    run = asyncio.create_task(reaping.run(python("import time; time.sleep(600)", mine)))
+    with _owner_process("docker", docker_sandbox.image, killed) as owner:
+        assert owner.stdout is not None
+        name = owner.stdout.readline().strip()
+        await until(lambda: len(commands(killed)) == len(commands(mine)) == 1)
+        owner.kill()
+    with contextlib.closing(docker.from_env()) as client:
+        await until(lambda: containers_of(client, name) == [])
+    assert len(commands(mine)) == 1
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    await reaping.close()
+
+
+async def test_leftovers_are_removed_at_exit(docker_sandbox: DockerSandbox) -> None:
+    word = token()
+    reaping = ReapingSandbox(docker_sandbox)
+    with _owner_process("docker", docker_sandbox.image, word) as owner:
+        assert owner.stdout is not None
+        name = owner.stdout.readline().strip()
+        await until(lambda: len(commands(word)) == 1)
+        owner.kill()
+    await reaping.close()
+    with contextlib.closing(docker.from_env()) as client:
+        assert containers_of(client, name) == []
