@@ -22,6 +22,7 @@ from tests.benchmarks.real_cases.build import build_cases, write_tasks
 from tests.benchmarks.real_cases.case import Sdist, load_cases, source_of
 from tests.benchmarks.real_cases.tasks import bench_task
 from tests.benchmarks.real_cases.verify import find_problems
+from tests.unit.junit import account
 
 BEFORE = {"lib/code.py": "x = 1\n", "lib/setup.py": "raise SystemExit('ran')\n", "lib/test_x.py": "old\n"}
 AFTER = {"lib/code.py": "x = 2\n", "lib/setup.py": "raise SystemExit('ran')\n", "lib/test_x.py": "new\n"}
@@ -193,9 +194,12 @@ def junit(*, error: str = "", others: str = "") -> SandboxResult:
     """Return what pytest leaves for test_x.py::t, which fails with `error` or passes."""
     failure = f'<failure message="{error}"/>' if error else ""
     text = f'<testsuite><testcase classname="test_x" name="t">{failure}</testcase>{others}</testsuite>'
-    return SandboxResult(
-        outcome=Outcome.EXITED, exit_code=int(bool(error)), collected={"junit.xml": text.encode()}
-    )
+    return signed(int(bool(error)), text.encode())
+
+
+def signed(exit_code: int, report: bytes) -> SandboxResult:
+    result = SandboxResult(outcome=Outcome.EXITED, exit_code=exit_code, collected={"junit.xml": report})
+    return replace(result, collected={**result.collected, "account.json": account(result)})
 
 
 async def problems(tmp_path: Path, results: list[SandboxResult]) -> list[str]:
@@ -232,6 +236,6 @@ async def test_a_test_that_ends_differently_each_time_proves_nothing(tmp_path: P
 async def test_a_test_that_the_next_release_breaks_is_named(tmp_path: Path):
     other = '<testcase classname="test_x" name="other">{}</testcase>'
     failing = junit(error="assert 1 == 2", others=other.format(""))
-    after = replace(junit(others=other.format('<failure message="assert 0"/>')), exit_code=1)
+    after = signed(1, junit(others=other.format('<failure message="assert 0"/>')).collected["junit.xml"])
     (problem,) = await problems(tmp_path, [failing, failing, after, after])
     assert problem == "test_x.py::other broke in the next release"

@@ -118,7 +118,9 @@ def _differences(out: Path) -> list[str]:
     problems = []
     for name in sorted(expected.keys() | found.keys()):
         one, other = expected.get(name, {}), found.get(name, {})
-        if fields := sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key)):
+        changed = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+        # The engine's drafts depend a little on which others are in the batch, kills or not (README.md).
+        if fields := sorted(changed - {"num_tokens"}):
             problems.append(f"{name} ended differently: {', '.join(fields)}")
     return problems
 
