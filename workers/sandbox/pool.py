@@ -18,6 +18,7 @@ from pipeline.exceptions import InputError, SandboxError
 from workers.sandbox.mounts import image_of, requested
 
 _NUM_REMEMBERED = 64
+_HEAD_START_SECONDS = 0.15  # of a run before the next sandbox is started: that would slow its own start
 _LEAST_IDLE_SECONDS = 5.0  # a younger one is not given up for another shape: they would only take turns
 
 
@@ -76,7 +77,7 @@ class WarmPool(Generic[AnySlot]):
         self._spares: list[_Spare[AnySlot]] = []
         self._served: list[AnySlot] = []  # to be ended
         self._asked: deque[Hashable] = deque(maxlen=_NUM_REMEMBERED)  # shapes; many are asked for only once
-        self._owed: deque[tuple[Hashable, SandboxRequest]] = deque(maxlen=max(size, 1))
+        self._owed: deque[tuple[float, Hashable, SandboxRequest]] = deque(maxlen=max(size, 1))  # from when on
         self._wake = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -102,7 +103,7 @@ class WarmPool(Generic[AnySlot]):
         if spare:
             self._spares.remove(spare)
         if shape in self._asked:
-            self._owed.append((shape, request))
+            self._owed.append((time.monotonic() + _HEAD_START_SECONDS, shape, request))
             self._wake.set()
         else:
             self._asked.append(shape)
@@ -145,7 +146,8 @@ class WarmPool(Generic[AnySlot]):
                 await self._served[0].end()
             self._served.pop(0)
 
-    async def _start_ahead(self, shape: Hashable, request: SandboxRequest) -> None:
+    async def _start_ahead(self, due: float, shape: Hashable, request: SandboxRequest) -> None:
+        await asyncio.sleep(due - time.monotonic())
         if len(self._spares) >= self._size:
             oldest = max(self._spares, key=lambda spare: spare.idle_seconds)
             if oldest.shape == shape or oldest.idle_seconds < _LEAST_IDLE_SECONDS:
