@@ -64,6 +64,8 @@ class PrivateEngine:
     def kill(self) -> None:
         """Kill it as it stands; its containers go on without it."""
         assert self._process is not None
+        if self._process.poll() is not None:
+            return
         below = psutil.Process(self._process.pid).children()  # containerd, which dies with it in a moment
         self._process.kill()
         self._process.wait()

@@ -26,7 +26,7 @@ from pathlib import Path
 import psutil
 from docker.models.containers import Container
 
-from tests.benchmarks.sandbox.victims import RESULTS
+from tests.benchmarks.sandbox.victims import NO_ENGINE, RESULTS
 from tests.integration.private_engine import PrivateEngine, private_engine
 from workers.sandbox import cgroups, docker_profile
 from workers.sandbox.docker_sandbox import connect
@@ -68,7 +68,7 @@ class Campaign:
     def _run(self, num_kills: int) -> None:
         self._begin("home")
         self._work("undisturbed")
-        self._mounts = _mounts()
+        self._mounts = _mounts(self.engine)
         started = time.monotonic()
         expected = self._work("undisturbed")
         seconds = time.monotonic() - started
@@ -99,14 +99,16 @@ class Campaign:
             self._look()
 
     def _kill_engine_during(self, name: str, num_kills: int, seconds: float) -> None:
-        """Start the work once, and kill the engine below it until it is done."""
+        """Start the work, and kill the engine below it until it is done; none begins while that is down."""
         self._begin(name)
         process = self._start(name)
-        while process.poll() is None:
+        while process.poll() in (None, NO_ENGINE):
+            if process.returncode == NO_ENGINE:
+                process = self._start(name)
             wait_seconds = self.rng.uniform(0, seconds) if self.num_kills < num_kills else _WORK_SECONDS
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(wait_seconds)
-                break
+                continue
             self.engine.kill()
             time.sleep(self.rng.uniform(0, _DOWN_SECONDS))
             self.engine.start()
@@ -154,7 +156,7 @@ class Campaign:
         print(f"{self.victim}: {self.num_kills} kills, left: {left}", file=sys.stderr, flush=True)
 
     def _left(self) -> list[str]:
-        found = [f"mount {line}" for line in _mounts() - self._mounts]
+        found = [f"mount {line}" for line in _mounts(self.engine) - self._mounts]
         found += [f"temporary {path.name}" for path in (self.folder / "tmp").iterdir()]
         found += [f"shim of {name}" for name in _shims(self.engine)]
         found += [f"control group of {name}" for name in self._containers if _has_group(name)]
@@ -208,10 +210,11 @@ def _environment_set(values: dict[str, str]) -> Iterator[None]:
         tempfile.tempdir = None
 
 
-def _mounts() -> set[str]:
-    # Those of the machine's own engine come and go with the containers of others.
+def _mounts(engine: PrivateEngine) -> set[str]:
+    # Those of other engines come and go with the containers of others.
     lines = Path("/proc/self/mounts").read_text().splitlines()
-    return {line for line in lines if "/var/lib/docker/" not in line and "/run/docker/" not in line}
+    others = ("/overlay2/", "/docker/", "/engine-")
+    return {line for line in lines if str(engine.folder) in line or not any(o in line for o in others)}
 
 
 def _left_containers(engine: PrivateEngine) -> list[Container]:
@@ -222,12 +225,16 @@ def _left_containers(engine: PrivateEngine) -> list[Container]:
 
 
 def _shims(engine: PrivateEngine) -> list[str]:
-    """Return what containers of the engine, of whatever state, still have as a process."""
+    """Return the processes that still hold something of a container of the engine, of whatever state.
+
+    An engine that is killed while it removes a container can leave an empty one, which is nobody's.
+    """
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             words = process.cmdline()
-            if words and "containerd-shim" in words[0] and any(str(engine.folder) in word for word in words):
+            is_shim = bool(words) and "containerd-shim" in words[0]
+            if is_shim and any(str(engine.folder) in word for word in words) and process.children():
                 found.append(" ".join(words))
     return found
 

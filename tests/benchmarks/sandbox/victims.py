@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.config import Settings
 from pipeline.core import Limits, SandboxLimits, SandboxRequest
+from pipeline.exceptions import EnvironmentBrokenError
 from pipeline.graph.run import run_task
 from pipeline.ledger import LedgerSandbox
 from pipeline.runs import RunFolder
@@ -23,6 +24,7 @@ from workers.edges import Roots, sandbox_edges
 from workers.sandbox.reaper import reap_orphans
 
 RESULTS = "results.json"
+NO_ENGINE = 4  # the exit code of a victim that did not begin
 _NUM_RUNS, _NUM_AT_ONCE = 16, 4
 _ANSWERS = [WRONG, "\n    return a.undefined\n", "\n    return a * b\n", RIGHT]
 _CODE = """
@@ -43,7 +45,11 @@ async def _run_all(kind: str, folder: Path) -> dict[str, object]:
     settings = Settings(sandbox={"kind": kind, "num_warm": 2, "num_parallel": _NUM_AT_ONCE})
     home = folder.parent / "home"
     roots = Roots(home=home, environments=home, clones=home, outcomes=home / "outcomes")
-    sandbox, _ = await sandbox_edges(settings, roots, discard, num_sharing=2)
+    try:
+        sandbox, _ = await sandbox_edges(settings, roots, discard, num_sharing=2)
+    except EnvironmentBrokenError as error:  # a command that is given while the engine is down
+        print(error, file=sys.stderr)
+        sys.exit(NO_ENGINE)
     ledger = LedgerSandbox(sandbox, folder / "ledger")
 
     async def run(number: int) -> tuple[str, object]:
