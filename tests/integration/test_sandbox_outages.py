@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 
 WAIT_A_LITTLE = "import time; time.sleep(3); print('done')"
 KILL_SUPERVISOR = "import os, signal; os.kill(os.getppid(), signal.SIGKILL); os.read(0, 1)"
-QUICK_SECONDS = 5  # for a call of the engine
+QUICK_SECONDS = 15  # for a call of the engine
 
 
 @pytest.fixture(scope="module")
