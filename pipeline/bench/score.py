@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipeline.bench.verify import run_suite
 from pipeline.core import PreparedEnvironment, Task, TestReport, TestStatus, Verdict, VerdictKind
 from pipeline.exceptions import InputError
 from pipeline.graph.nodes.prepare import means
+from pipeline.owner import owned_folder
 from pipeline.protocols import EnvironmentBuilder, Sandbox
 from pipeline.snapshot import Snapshot
 from pipeline.testrun import is_trusted, trusted_layer
@@ -99,17 +99,17 @@ class Scorer:
         """
         if not diff.strip():
             return Score(instance_id=task.task_id, resolved=False, verdict="no_patch")
-        with tempfile.TemporaryDirectory(prefix="loopwright-score-") as folder:
+        with owned_folder("score") as folder:
             base = await asyncio.to_thread(
                 export_snapshot,
                 task.repo,
                 task.base_commit,
-                Path(folder) / "base",
+                folder / "base",
                 test_patch=task.test_patch,
                 clone_cache=self.clone_cache,
             )
             try:
-                patched = await asyncio.to_thread(_patched, base, diff, Path(folder) / "patched")
+                patched = await asyncio.to_thread(_patched, base, diff, folder / "patched")
             except InputError as exc:
                 return Score(instance_id=task.task_id, resolved=False, verdict="not_applied", reason=str(exc))
             return _score(task, await self._verdict(task, base, patched))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.exceptions import InputError
+from pipeline.owner import owned_folder
 from pipeline.snapshot import Snapshot
 from pipeline.workspace.git import Git, gitpython, open_scratch
 from pipeline.workspace.problems import explained, first_error
@@ -43,8 +44,7 @@ def apply_patch(repo: Path, diff: str, *, seen: Snapshot) -> None:
 
 
 def _apply(repo: Path, diff: str, seen: Snapshot) -> None:
-    with tempfile.TemporaryDirectory(prefix="loopwright-apply-") as folder:
-        scratch = Path(folder)
+    with owned_folder("apply") as scratch:
         with open_scratch(scratch) as git:
             paths = _touched_paths(git, diff)
             for path in paths:

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.exceptions import EnvironmentBrokenError, InputError
+from pipeline.owner import owned_folder
 
 # Taken over from the repository's configuration: they say how its files are stored and name no program.
 _HARMLESS_KEYS = ("core.filemode", "core.autocrlf", "core.eol", "core.ignorecase", "core.symlinks")
@@ -137,8 +138,7 @@ def locate_repository(path: Path) -> Repository:
 @contextmanager
 def open_view(repository: Repository) -> Iterator[Git]:
     """Yield git on a view of the repository that reads nothing of its configuration."""
-    with tempfile.TemporaryDirectory(prefix="loopwright-view-") as folder:
-        view = Path(folder)
+    with owned_folder("view") as view:
         _fill_view(view, repository)
         env = {
             "GIT_DIR": str(view),
@@ -155,13 +155,12 @@ def open_view(repository: Repository) -> Iterator[Git]:
 @contextmanager
 def open_scratch(folder: Path) -> Iterator[Git]:
     """Yield git for `git apply` on a plain folder: no attribute of the tree converts a byte."""
-    with tempfile.TemporaryDirectory(prefix="loopwright-view-") as view_folder:
-        view = Path(view_folder)
+    with owned_folder("view") as view:
         for name in ("objects", "refs", "info"):
             (view / name).mkdir()
         (view / "HEAD").write_text("ref: refs/heads/main\n")
         (view / "info" / "attributes").write_text("* -text -eol -filter -ident -working-tree-encoding\n")
-        env = {"GIT_DIR": view_folder, "GIT_COMMON_DIR": view_folder, "GIT_WORK_TREE": str(folder)}
+        env = {"GIT_DIR": str(view), "GIT_COMMON_DIR": str(view), "GIT_WORK_TREE": str(folder)}
         nothing = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_ALLOW_PROTOCOL": "none"}
         yield Git(folder, {**env, **nothing, "GIT_OBJECT_DIRECTORY": str(view / "objects")})
 

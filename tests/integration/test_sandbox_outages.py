@@ -14,13 +14,13 @@ import pytest
 
 from pipeline.core import Outcome
 from pipeline.exceptions import SandboxLostError
+from pipeline.owner import this_process
 from pipeline.protocols import Sandbox
 from tests.integration.conftest import unavailable
 from tests.integration.private_engine import PrivateEngine, load_image, private_engine
 from tests.integration.sandbox_tools import commands, limits, processes, python, shell, token, until
 from workers.sandbox.breaker import BreakerSandbox
 from workers.sandbox.docker_sandbox import DockerSandbox
-from workers.sandbox.owner import this_process
 from workers.sandbox.supervisor import PROCESS_PREFIX
 
 pytestmark = pytest.mark.integration

@@ -13,12 +13,12 @@ from packaging.requirements import Requirement
 
 from pipeline.core import CapturedStream, Outcome, SandboxRequest, SandboxResult
 from pipeline.exceptions import InputError, PrepareError
+from pipeline.owner import this_process
 from pipeline.snapshot import tar_of
 from pipeline.testing import RecordingSandbox
 from tests.unit.wheels import make_sdist, make_wheel
 from workers.environment import PythonEnvironmentBuilder
 from workers.environment.wheels import ConflictError, NoWheelError
-from workers.sandbox.owner import this_process
 
 PROBED = {
     "version": "3.11.7",

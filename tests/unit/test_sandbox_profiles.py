@@ -14,9 +14,9 @@ import yaml
 
 from pipeline.core import Mount, SandboxLimits, SandboxRequest
 from pipeline.exceptions import EnvironmentBrokenError, InputError
+from pipeline.owner import Owner, this_process
 from workers.sandbox import bubblewrap_profile, docker_profile, seccomp, supervisor
 from workers.sandbox.mounts import requested
-from workers.sandbox.owner import Owner, this_process
 from workers.sandbox.profiles import HARDENED, Profile, read_profile
 from workers.sandbox.selection import select_sandbox
 
@@ -230,7 +230,7 @@ def test_a_living_owner_is_not_dead() -> None:
 
 
 def test_a_process_that_ended_is_dead_even_before_its_parent_noticed() -> None:
-    code = "from workers.sandbox.owner import this_process; print(this_process())"
+    code = "from pipeline.owner import this_process; print(this_process())"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         owner = Owner.parse(process.stdout.read())

@@ -21,6 +21,7 @@ from packaging.version import Version
 
 from pipeline.core import Mount, PreparedEnvironment
 from pipeline.exceptions import InputError, PrepareError
+from pipeline.owner import Owner, this_process
 from pipeline.protocols import Sandbox
 from pipeline.runs import write_atomically
 from pipeline.snapshot import Snapshot
@@ -29,7 +30,6 @@ from workers.environment.install import ENVIRONMENT, PYTHON, Installer
 from workers.environment.interpreter import Interpreter, probe
 from workers.environment.requirements import ProjectRequirements, detect
 from workers.environment.wheels import PipIndex
-from workers.sandbox.owner import Owner, this_process
 
 _BUILDER_VERSION = "2"  # raise it when the same input would give another environment
 _OWN_REQUIREMENTS = ("pytest", "pytest-cov")  # what runs and watches the tests

@@ -8,19 +8,17 @@ import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from pipeline.exceptions import EnvironmentBrokenError, SandboxError
+from pipeline.owner import owned_folder
 from workers.sandbox.image_table import PYTHONS, ImageSpec
-from workers.sandbox.owner import this_process
 
 if TYPE_CHECKING:
     import docker
 
-TEMPORARY_PREFIX = "loopwright-image-"
 _PER_PACKAGE = ("Retrieving ", "Validating ", "Unpacking ", "Configuring ", "Extracting ")
 _MIRROR_TIMEOUT_SECONDS = 20
 
@@ -43,7 +41,7 @@ def bootstrapped(client: docker.DockerClient, spec: ImageSpec, say: Callable[[st
         return tag
     mirror = _mirror_for(spec)
     say(f"making a minimal {spec.release} from the package mirror: one to three minutes, 100 MB and more")
-    with _temporary_folder() as folder:
+    with owned_folder("image") as folder:
         _debootstrap(spec.release, packages, mirror, folder / "root", say)
         say("importing it into the engine")
         archive = folder / "root.tar"
@@ -128,13 +126,6 @@ def _output(*command: str) -> str:
         raise EnvironmentBrokenError(
             f"{command[0]} failed: {error}", hint="a bootstrap needs Debian's apt"
         ) from error
-
-
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    # The owner in its name lets a later process remove it, should this one be killed.
-    with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}{this_process()}-") as name:
-        yield Path(name)
 
 
 def _debootstrap(release: str, packages: str, mirror: str, target: Path, say: Callable[[str], None]) -> None:

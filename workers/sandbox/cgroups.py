@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.core import SandboxLimits
 from pipeline.exceptions import SandboxError
-from workers.sandbox.owner import Owner, this_process
+from pipeline.owner import Owner, this_process
 from workers.sandbox.watch import Usage
 
 PREFIX = "loopwright-"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.core import Mount, SandboxLimits, SandboxRequest
+from pipeline.owner import this_process
 from workers.sandbox import seccomp, supervisor
 from workers.sandbox.mounts import requested
-from workers.sandbox.owner import this_process
 from workers.sandbox.profiles import RESULTS, WORKSPACE, Profile
 
 LABEL = "io.loopwright.sandbox"

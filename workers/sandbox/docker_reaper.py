@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import psutil
 
 from pipeline.exceptions import SandboxError
+from pipeline.owner import Owner
 from workers.sandbox import docker_profile
 from workers.sandbox.docker_sandbox import told_as_ours
-from workers.sandbox.owner import Owner
 
 if TYPE_CHECKING:
     import docker

@@ -16,10 +16,9 @@ import psutil
 
 from pipeline.core import SandboxRequest, SandboxResult
 from pipeline.exceptions import EnvironmentBrokenError, SandboxError
+from pipeline.owner import FOLDER_PREFIX, Owner
 from pipeline.protocols import Sandbox
 from workers.sandbox import cgroups, docker_reaper, docker_sandbox
-from workers.sandbox.bootstrap import TEMPORARY_PREFIX
-from workers.sandbox.owner import Owner
 from workers.sandbox.supervisor import PROCESS_PREFIX
 
 REAP_SECONDS = 300.0
@@ -103,7 +102,7 @@ def _processes() -> int:
 
 def _folders() -> int:
     num_removed = 0
-    for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*"):
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
         owner = Owner.parse(folder.name)
         if owner and owner.is_dead:
             shutil.rmtree(folder, ignore_errors=True)

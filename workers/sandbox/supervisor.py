@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.core import SandboxRequest
 from pipeline.exceptions import InputError
-from workers.sandbox.owner import this_process
+from pipeline.owner import this_process
 from workers.sandbox.profiles import RESULTS
 
 PROCESS_PREFIX = "loopwright-supervisor-"  # of the argument that names a run's owner in the process list

@@ -26,12 +26,12 @@ from pathlib import Path
 import psutil
 from docker.models.containers import Container
 
+from pipeline.owner import Owner
 from tests.benchmarks.sandbox.victims import NO_ENGINE, RESULTS
 from tests.integration.private_engine import PrivateEngine, private_engine
 from workers.sandbox import cgroups, docker_profile
 from workers.sandbox.docker_sandbox import connect
 from workers.sandbox.image import DEFAULT_TAG
-from workers.sandbox.owner import Owner
 from workers.sandbox.reaper import reap_orphans
 from workers.sandbox.supervisor import PROCESS_PREFIX
 

@@ -21,11 +21,11 @@ from typing import Any
 import psutil
 
 from pipeline.core import SandboxRequest
+from pipeline.owner import this_process
 from tests.integration.sandbox_tools import processes, until
 from workers.sandbox.bubblewrap_sandbox import BubblewrapSandbox
 from workers.sandbox.docker_sandbox import DockerSandbox, connect
 from workers.sandbox.image import DEFAULT_TAG
-from workers.sandbox.owner import this_process
 from workers.sandbox.supervisor import PROCESS_PREFIX
 
 _COMMAND = ("true",)

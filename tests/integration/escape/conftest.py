@@ -11,11 +11,11 @@ from typing import Protocol
 import pytest
 
 from pipeline.core import Outcome
+from pipeline.owner import this_process
 from tests.integration.escape.probes import program
 from tests.integration.sandbox_tools import containers_of, groups_of, layer, limits, processes, python
 from workers.sandbox.bubblewrap_sandbox import BubblewrapSandbox
 from workers.sandbox.docker_sandbox import DockerSandbox
-from workers.sandbox.owner import this_process
 from workers.sandbox.profiles import HARDENED, Profile, read_profile
 from workers.sandbox.supervisor import PROCESS_PREFIX
 

@@ -8,11 +8,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import docker
 import pytest
 
 from pipeline.core import Outcome
+from pipeline.owner import owned_folder
 from pipeline.protocols import Sandbox
 from tests.integration.sandbox_tools import (
     commands,
@@ -217,7 +219,7 @@ import asyncio, sys
 from pipeline.core import SandboxRequest
 from workers.sandbox.bubblewrap_sandbox import BubblewrapSandbox
 from workers.sandbox.docker_sandbox import DockerSandbox, connect
-from workers.sandbox.owner import this_process
+from pipeline.owner import this_process
 
 kind, image, word = sys.argv[1:]
 sandbox = DockerSandbox(connect(), image) if kind == "docker" else BubblewrapSandbox()
@@ -247,6 +249,19 @@ async def test_leftovers_of_a_killed_owner_are_reaped(sandbox: Sandbox, phase: s
     assert groups_of(name) == []
     if isinstance(sandbox, DockerSandbox):
         assert containers_of(docker.from_env(), name) == []
+
+
+def test_the_folder_of_a_killed_process_is_removed_and_that_of_a_living_one_stays() -> None:
+    code = "import sys\nfrom pipeline.owner import owned_folder\nwith owned_folder('test') as folder:\n"
+    command = [sys.executable, "-c", code + "    print(folder, flush=True)\n    sys.stdin.read()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        left = Path(owner.stdout.readline().strip())
+        os.kill(owner.pid, signal.SIGKILL)
+    with owned_folder("test") as mine:
+        assert left.is_dir()
+        asyncio.run(reap_orphans())
+        assert (left.exists(), mine.exists()) == (False, True)
 
 
 async def test_the_reaper_leaves_the_living_alone(sandbox: Sandbox) -> None:

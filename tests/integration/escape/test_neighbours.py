@@ -9,9 +9,9 @@ import json
 import psutil
 import pytest
 
+from pipeline.owner import this_process
 from tests.integration.escape.conftest import AnySandbox, MakeSandbox
 from tests.integration.sandbox_tools import processes, python, shell, token, until
-from workers.sandbox.owner import this_process
 from workers.sandbox.profiles import HARDENED
 from workers.sandbox.supervisor import PROCESS_PREFIX
 

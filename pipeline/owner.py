@@ -1,13 +1,17 @@
-"""Who owns a run: names that let a later process tell whether the owner of a leftover still lives."""
+"""Who owns a run or a folder: names that tell a later process whether the owner of a leftover still lives."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+FOLDER_PREFIX = "loopwright-"
 _PATTERN = re.compile(r"([0-9a-f]{8})-(\d+)-(\d+)-(\d+)")
 
 
@@ -41,6 +45,13 @@ class Owner:
 def this_process() -> Owner:
     """Return the owner that runs this code; another one after a fork."""
     return _owner(os.getpid())
+
+
+@contextlib.contextmanager
+def owned_folder(purpose: str) -> Iterator[Path]:
+    """Yield a temporary folder, which a later command removes should this process be killed."""
+    with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{purpose}-{this_process()}-") as name:
+        yield Path(name)
 
 
 @cache
