@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.out.write_text(json.dumps(numbers, indent=1))
     print(table(numbers["milliseconds"], numbers["runs_per_second"]))
     for engine, mib in numbers["idle_mib"].items():
-        print(f"\n{_NUM_WARM} sandboxes of {engine} that wait: {mib:.1f} MiB (PSS)")
+        print(f"\na sandbox of {engine} that waits: {mib:.1f} MiB (PSS)")
     return 0
 
 
@@ -79,7 +79,10 @@ async def _measured(engines: Sequence[str], num_runs: int) -> dict[str, Any]:
             await run()
             numbers[name].append(1000 * (time.perf_counter() - started))
         print(f"\r{turn + 1} of {num_runs}", end="", file=sys.stderr, flush=True)
-    idle_mib = _idle_mib()
+    idle_mib = {}
+    for engine in engines:
+        await _until_one_waits(sandboxes[f"{engine}, warm"])
+        idle_mib[engine] = _idle_mib(engine) / sandboxes[f"{engine}, warm"].num_spare
     throughput = {name: await _throughput(run, num_runs) for name, run in ways.items()}
     for sandbox in sandboxes.values():
         await sandbox.close()
@@ -124,17 +127,14 @@ async def _throughput(run: Callable[[], Awaitable[None]], num_runs: int) -> floa
     return num_runs / (time.perf_counter() - started)
 
 
-def _idle_mib() -> dict[str, float]:
-    """Return what the sandboxes hold that wait, by engine; a container's shim is part of it."""
-    waiting: dict[str, set[psutil.Process]] = {}
+def _idle_mib(engine: str) -> float:
+    """Return what the engine's sandboxes hold that wait; a container's shim is part of it."""
+    parts: set[psutil.Process] = set()
     for process in processes(f"{PROCESS_PREFIX}{this_process()}"):
         shim = next((parent for parent in process.parents() if "containerd-shim" in parent.name()), None)
-        parts = {shim, *shim.children(recursive=True)} if shim else {process}
-        waiting.setdefault("docker" if shim else "bubblewrap", set()).update(parts)
-    return {
-        engine: sum(process.memory_full_info().pss for process in parts) / (1 << 20)
-        for engine, parts in waiting.items()
-    }
+        if (shim is not None) == (engine == "docker"):
+            parts.update({shim, *shim.children(recursive=True)} if shim else {process})
+    return sum(process.memory_full_info().pss for process in parts) / (1 << 20)
 
 
 if __name__ == "__main__":
