@@ -33,6 +33,7 @@ from pipeline.testrun import (
     read_report,
     under_coverage,
 )
+from pipeline.workspace import with_history
 
 _BASE_LIMITS = SandboxLimits(
     wall_seconds=600.0, cpu_seconds=1200.0, memory_bytes=2 << 30, num_pids=512, file_bytes=64 << 20
@@ -189,7 +190,7 @@ class Harness:
         request = build_request(
             command,
             environment=self._environment,
-            layers=(self._snapshot.tar, *((tar_of(files),) if files else ())),
+            layers=(*self._layers, *((tar_of(files),) if files else ())),
             limits=limits,
             run_id=f"bench-{name}",
             test_ids=tests,
@@ -204,6 +205,10 @@ class Harness:
                 f"the sandbox failed: {result.error}", hint="run `loopwright doctor`, then again"
             )
         return read_report(result, command, self._paths), result
+
+    @cached_property
+    def _layers(self) -> tuple[bytes, ...]:
+        return with_history(self._snapshot)
 
     @cached_property
     def _paths(self) -> frozenset[str]:

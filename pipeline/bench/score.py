@@ -20,7 +20,7 @@ from pipeline.protocols import EnvironmentBuilder, Sandbox
 from pipeline.snapshot import Snapshot
 from pipeline.testrun import is_trusted, trusted_layer
 from pipeline.verdict import judge
-from pipeline.workspace import apply_patch, export_snapshot
+from pipeline.workspace import apply_patch, export_snapshot, with_history
 
 _BAD = (TestStatus.FAILED, TestStatus.ERROR)
 
@@ -116,7 +116,7 @@ class Scorer:
 
     async def _verdict(self, task: Task, base: Snapshot, patched: Snapshot) -> Verdict:
         environment = await self.environments.prepare(base.root)
-        layers = (patched.tar, trusted_layer(base))
+        layers = (*with_history(patched), trusted_layer(base))
         report = await run_suite(task, layers, base.paths, environment, self.sandbox, f"score-{task.task_id}")
         failing, passing, changes = task.fail_to_pass, task.pass_to_pass, frozenset[str]()
         if not failing or not passing or not _are_exact(failing, report) or report.runner_changes:
@@ -132,7 +132,12 @@ class Scorer:
         """
         first, second = [
             await run_suite(
-                task, (base.tar,), base.paths, environment, self.sandbox, f"score-{name}-{task.task_id}"
+                task,
+                with_history(base),
+                base.paths,
+                environment,
+                self.sandbox,
+                f"score-{name}-{task.task_id}",
             )
             for name in ("base", "base-again")
         ]

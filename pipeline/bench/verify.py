@@ -10,6 +10,7 @@ from pipeline.exceptions import SandboxError
 from pipeline.protocols import EnvironmentBuilder, Sandbox
 from pipeline.snapshot import Snapshot
 from pipeline.testrun import build_request, parse_test_command, read_report
+from pipeline.workspace import with_history
 
 
 async def find_problems(task: Task, sandbox: Sandbox, environments: EnvironmentBuilder) -> list[str]:
@@ -22,7 +23,7 @@ async def find_problems(task: Task, sandbox: Sandbox, environments: EnvironmentB
     snapshot = Snapshot(Path(task.repo), "")
     environment = await environments.prepare(snapshot.root)
     report = await run_suite(
-        task, (snapshot.tar,), snapshot.paths, environment, sandbox, f"verify-{task.task_id}"
+        task, with_history(snapshot), snapshot.paths, environment, sandbox, f"verify-{task.task_id}"
     )
     if report.problem:
         return [report.problem]

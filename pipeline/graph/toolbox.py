@@ -37,7 +37,7 @@ from pipeline.testrun import (
     trusted_layer,
     under_coverage,
 )
-from pipeline.workspace import load_snapshot
+from pipeline.workspace import load_snapshot, with_history
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Toolbox:
         if files != self._laid:
             self._laid = dict(files)
             self._trees.clear()
-            for name in ("snapshot", "paths", "_trusted_layer"):
+            for name in ("snapshot", "paths", "_layers", "_trusted_layer"):
                 self.__dict__.pop(name, None)
 
     @cached_property
@@ -112,6 +112,10 @@ class Toolbox:
     def paths(self) -> frozenset[str]:
         """The snapshot's files."""
         return frozenset(self.snapshot.paths)
+
+    @cached_property
+    def _layers(self) -> tuple[bytes, ...]:
+        return with_history(self.snapshot)
 
     @cached_property
     def _trusted_layer(self) -> bytes:
@@ -159,7 +163,7 @@ class Toolbox:
         request = build_request(
             self.command,
             environment=progress.environment,
-            layers=(self.snapshot.tar, *over),
+            layers=(*self._layers, *over),
             limits=limits or self.task.limits.sandbox,
             run_id=f"{self.folder.run_id}-{name}",
             test_ids=test_ids,

@@ -6,5 +6,6 @@ in it is changed except by `apply_patch`.
 
 from pipeline.workspace.apply import apply_patch
 from pipeline.workspace.export import export_snapshot, load_snapshot
+from pipeline.workspace.history import with_history
 
-__all__ = ["apply_patch", "export_snapshot", "load_snapshot"]
+__all__ = ["apply_patch", "export_snapshot", "load_snapshot", "with_history"]

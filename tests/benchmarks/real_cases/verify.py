@@ -15,6 +15,7 @@ from pipeline.exceptions import PrepareError
 from pipeline.protocols import EnvironmentBuilder, Sandbox
 from pipeline.snapshot import Snapshot
 from pipeline.testrun import build_request, parse_test_command, read_report
+from pipeline.workspace import with_history
 
 # These say that the test could not begin, or that what it tests is new: no bug.
 _WRONG_REASON = re.compile(r"(ImportError|ModuleNotFoundError|fixture '.*' not found|has no attribute)")
@@ -62,7 +63,7 @@ async def _report(task: Task, tree: Path, sandbox: Sandbox, environment: Prepare
     request = build_request(
         command,
         environment=environment,
-        layers=(snapshot.tar,),
+        layers=with_history(snapshot),
         limits=task.limits.sandbox,
         run_id=f"verify-{task.task_id}",
     )
