@@ -1,0 +1,1 @@
+"""A repository as a tree: packages, files, classes, functions, windows."""

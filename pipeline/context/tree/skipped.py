@@ -1,0 +1,44 @@
+"""Which files are not read, and why: each is recorded in the tree with its reason."""
+
+from __future__ import annotations
+
+import re
+
+MAX_FILE_BYTES = 1 << 20
+_VENDORED = frozenset(
+    {"vendor", "vendors", "_vendor", "vendored", "_vendored", "third_party", "third-party"}
+    | {"node_modules", "bower_components", "site-packages"}
+)
+_LOCK_FILES = frozenset(
+    {"package-lock.json", "npm-shrinkwrap.json", "yarn.lock", "pnpm-lock.yaml", "bun.lock", "poetry.lock"}
+    | {"uv.lock", "pdm.lock", "Pipfile.lock", "Cargo.lock", "go.sum", "composer.lock", "Gemfile.lock"}
+)
+_GENERATED_NAME = re.compile(
+    r"(\.min\.(js|css)|[._]pb2?(_grpc)?\.(py|pyi|go|cc|h)|_pb2(_grpc)?\.pyi?|\.map)$"
+)
+_HEAD_BYTES = 8000  # as far as git looks for a null byte
+_MARK_BYTES = 1000  # as far as generators put their mark
+
+
+def skip_reason(path: str, data: bytes) -> str:
+    """Return why a file is left out of the tree; "" where it is kept."""
+    *folders, name = path.split("/")
+    if not _VENDORED.isdisjoint(folders):
+        return "vendored"
+    if name in _LOCK_FILES:
+        return "lock file"
+    if len(data) > MAX_FILE_BYTES:
+        return f"over {MAX_FILE_BYTES >> 10} KiB"
+    if b"\0" in data[:_HEAD_BYTES]:
+        return "binary"
+    if _GENERATED_NAME.search(name) or _says_generated(data[:_MARK_BYTES].lower()):
+        return "generated"
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    return ""
+
+
+def _says_generated(head: bytes) -> bool:
+    return b"@generated" in head or (b"code generated" in head and b"do not edit" in head)
