@@ -14,7 +14,7 @@ from pipeline.context.tree.file_parts import file_parts
 from pipeline.context.tree.index import index
 from pipeline.context.tree.languages import language_of
 from pipeline.context.tree.node import Budget, Part
-from pipeline.context.tree.repo_tree import RepoTree
+from pipeline.context.tree.repo_tree import IndexedFile, RepoTree
 from pipeline.snapshot import Snapshot
 
 SOURCES = Path(__file__).parent / "languages"
@@ -111,6 +111,15 @@ def assert_well_formed(data: bytes, root: Part, budget: Budget) -> None:
 def test_leaves_tile_every_file_within_the_budget(text, suffix, budget):
     data = text.encode("utf-8", "replace")
     assert_well_formed(data, file_parts(data, language_of(f"a.{suffix}"), budget), budget)
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=_texts, suffix=st.sampled_from(_SUFFIXES), budget=_budgets)
+def test_ids_are_unique_within_a_file(text, suffix, budget):
+    data, path = text.encode("utf-8", "replace"), f"a.{suffix}"
+    file = IndexedFile(path, "blob", packed(file_parts(data, language_of(path), budget)))
+    nodes = RepoTree({path: file}, {}).nodes(path)
+    assert len({node.node_id for node in nodes}) == len(nodes)
 
 
 @settings(deadline=None, max_examples=100)
