@@ -75,7 +75,7 @@ def measured(folder: Path, cache: Path, changed: bool) -> dict[str, object]:
 
 
 def peak_mib() -> float:
-    """Return the highest resident memory of this process; getrusage has that of the parent, from before exec."""
+    """Return this process's highest resident memory; getrusage has that of the parent, from before exec."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
