@@ -129,7 +129,7 @@ class Recorder:
     @property
     def is_whole(self) -> bool:
         """Whether the report came to its end: no stream broke on its way."""
-        return bytes(self._report or b"").endswith(self._whole)
+        return (self._report or b"").endswith(self._whole)
 
     @property
     def exit_code(self) -> int | None:
