@@ -42,7 +42,7 @@ bench-kills: setup  ## 50 kills at random moments: what is left, and whether the
 	$(BIN)/loopwright sandbox build
 	$(BIN)/python -m tests.benchmarks.sandbox.kills
 
-test-e2e: setup  ## the real model (downloaded once: 0.5 GB)
+test-e2e: setup  ## the real models (downloaded once: 1.6 GB)
 	$(BIN)/loopwright model pull
 	$(BIN)/python -m pytest tests/e2e
 

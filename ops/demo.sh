@@ -8,7 +8,7 @@ case_id=${1:-boltons-indexedset-update}
 folder=.loopwright/demo
 say() { printf '\033[1m[demo]\033[0m %s\n' "$*" >&2; }
 
-say "1/3 the model (0.5 GB to download, the first time)"
+say "1/3 the model (1.1 GB to download, the first time)"
 "$bin/loopwright" model pull >/dev/null
 say "2/3 the repository: two releases of a library, from their sdists"
 "$bin/python" -m tests.benchmarks.real_cases.build --out "$folder" --only "$case_id" >/dev/null

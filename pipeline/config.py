@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         env_prefix="LOOPWRIGHT_", env_nested_delimiter="__", frozen=True, extra="forbid"
     )
 
-    model: str = "qwen2.5-coder-0.5b"  # a catalogue name or the path of a checkpoint
+    model: str = "qwen2.5-coder-1.5b"  # a catalogue name or the path of a checkpoint
     model_dtype: Literal["auto", "int8", "float32", "bfloat16"] = "auto"
     engine: EngineSection = EngineSection()
     endpoint: EndpointSection = EndpointSection()

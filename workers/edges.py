@@ -49,7 +49,7 @@ async def sandbox_edges(
     emit(Event(Action.STAGE_STARTED, "choosing a sandbox", {"stage": "sandbox"}))
 
     def tell(line: str) -> None:
-        emit(Event(Action.PROGRESS, line, {"stage": "sandbox"}))
+        emit(_told(line, "sandbox"))
 
     found = await select_sandbox(
         settings.sandbox.kind,
@@ -60,10 +60,7 @@ async def sandbox_edges(
         on_progress=tell,
     )
     emit(Event(Action.STAGE_FINISHED, f"tests run in {found.name}", {"stage": "sandbox"}))
-    breaker = BreakerSandbox(
-        found, settings.sandbox.lost_after_seconds, lambda line: emit(_told(line, "sandbox"))
-    )
-    reaping = ReapingSandbox(breaker)
+    reaping = ReapingSandbox(BreakerSandbox(found, settings.sandbox.lost_after_seconds, tell))
     sandbox = BoundedSandbox(reaping, settings.sandbox.num_parallel) if num_sharing > 1 else reaping
     chooses = settings.sandbox.python == "auto" and not settings.sandbox.image
     is_choosing = chooses and isinstance(found, DockerSandbox)

@@ -9,7 +9,7 @@ from model.exceptions import ModelError
 
 Dtype = Literal["int8", "float32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-DEFAULT_MODEL = "qwen2.5-coder-0.5b"
+DEFAULT_MODEL = "qwen2.5-coder-1.5b"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     entry.name: entry
     for entry in (
         CatalogueEntry(
-            name=DEFAULT_MODEL,
+            name="qwen2.5-coder-0.5b",
             description="Qwen2.5-Coder-0.5B-Instruct",
             license_id="Apache-2.0",
             num_parameters=494_032_768,
@@ -72,7 +72,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
             ),
         ),
         CatalogueEntry(
-            name="qwen2.5-coder-1.5b",
+            name=DEFAULT_MODEL,
             description="Qwen2.5-Coder-1.5B-Instruct",
             license_id="Apache-2.0",
             num_parameters=1_543_714_304,

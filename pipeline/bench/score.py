@@ -130,14 +130,10 @@ class Scorer:
 
         They are run twice, so that none that is flaky counts.
         """
+        layers = with_history(base)
         first, second = [
             await run_suite(
-                task,
-                with_history(base),
-                base.paths,
-                environment,
-                self.sandbox,
-                f"score-{name}-{task.task_id}",
+                task, layers, base.paths, environment, self.sandbox, f"score-{name}-{task.task_id}"
             )
             for name in ("base", "base-again")
         ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Fetch, list, verify and find models.")
 
 _PLAIN_SECONDS = 5.0  # between two lines of progress where stderr is no terminal
-_DEFAULT = "qwen2.5-coder-0.5b"
+_DEFAULT = "qwen2.5-coder-1.5b"
 
 Name = Annotated[str, typer.Argument(help="The model's name, as `loopwright model list` shows it.")]
 DtypeOption = Annotated[

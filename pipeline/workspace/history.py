@@ -20,7 +20,10 @@ def with_history(snapshot: Snapshot) -> tuple[bytes, bytes]:
         EnvironmentBrokenError: git is missing.
     """
     with open_scratch(snapshot.root) as git:
-        git.run("fast-import", "--quiet", stdin=b"".join(_stream(snapshot)))
+        # A reflog would tell who works here, and when.
+        git.run(
+            "-c", "core.logAllRefUpdates=false", "fast-import", "--quiet", stdin=b"".join(_stream(snapshot))
+        )
         git.run("-c", "core.protectNTFS=false", "read-tree", "HEAD")  # names that are wrong elsewhere
         _, out, _ = git.run("rev-parse", "--absolute-git-dir")
         folder = Path(out.decode().strip())

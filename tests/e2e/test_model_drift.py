@@ -12,23 +12,24 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model.provision import DEFAULT_MODEL, pull
+from model.provision import pull
 from tests.w8a8 import drift, simulate_w8a8
 
 pytestmark = pytest.mark.e2e
 
 SOURCES = (bisect, shlex, textwrap)
+MODEL = "qwen2.5-coder-0.5b"  # the smaller: it is loaded as float32 too
 NUM_TOKENS = 192  # of each source
 
 
 @pytest.fixture(scope="module")
 def float32_folder():
-    return pull(DEFAULT_MODEL, dtype="float32")
+    return pull(MODEL, dtype="float32")
 
 
 @pytest.fixture(scope="module")
 def int8_folder():
-    return pull(DEFAULT_MODEL, dtype="int8")
+    return pull(MODEL, dtype="int8")
 
 
 @pytest.fixture(scope="module")

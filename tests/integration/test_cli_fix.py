@@ -136,8 +136,8 @@ def test_a_server_that_does_not_answer_is_a_broken_environment_and_can_be_resume
 def test_a_model_that_is_not_here_names_its_size_and_the_command_that_fetches_it(repo, home):
     done = loopwright("fix", repo, "--run-id", "absent", "--json")
     assert done.returncode == json.loads(done.stdout)["exit_code"] == 4
-    assert "491.4 MB" in done.stderr
-    assert "loopwright model pull qwen2.5-coder-0.5b" in done.stderr
+    assert "1.1 GB" in done.stderr
+    assert "loopwright model pull qwen2.5-coder-1.5b" in done.stderr
     assert not (home / "runs/absent").exists()
 
 

@@ -144,7 +144,7 @@ class Blocking(RecordingSandbox):
     """Never answers a candidate, so that the run can be cancelled while it waits."""
 
     async def run(self, request):
-        if len(request.layers) > 1:
+        if len(request.layers) > 2:  # more than the base and its history
             self.requests.append(request)
             self.reached.set()
             await asyncio.Event().wait()

@@ -11,7 +11,7 @@ import pytest
 
 from model.exceptions import ModelError
 from model.provision import default_dtype, list_models, pull, resolve, store, store_root, verify
-from model.provision.catalogue import CATALOGUE, DTYPES
+from model.provision.catalogue import CATALOGUE, DEFAULT_MODEL, DTYPES
 from model.provision.progress import Progress, ignore
 
 
@@ -217,7 +217,7 @@ def run_cli(*args):
 
 
 def test_path_prints_the_folder_alone_on_stdout():
-    folder = make_variant(dtype="float32")
+    folder = make_variant(DEFAULT_MODEL, dtype="float32")
     result = run_cli("path", "--dtype", "float32")
     assert (result.returncode, result.stdout) == (0, f"{folder}\n")
 
@@ -225,11 +225,11 @@ def test_path_prints_the_folder_alone_on_stdout():
 def test_path_of_an_absent_model_exits_4_and_says_how_to_get_it():
     result = run_cli("path", "--dtype", "float32")
     assert (result.returncode, result.stdout) == (4, "")
-    assert "loopwright model pull qwen2.5-coder-0.5b --dtype float32" in result.stderr
+    assert f"loopwright model pull {DEFAULT_MODEL} --dtype float32" in result.stderr
 
 
 def test_verify_exits_4_on_damage_and_0_without():
-    folder = make_variant()
+    folder = make_variant(DEFAULT_MODEL)
     assert run_cli("verify").returncode == 0
     (folder / "model.safetensors").write_bytes(b"weightz")
     result = run_cli("verify")

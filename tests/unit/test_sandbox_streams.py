@@ -57,6 +57,7 @@ STREAM = (
     + b"0m0.00s 0m0.01s\n1m1.50s 0m0.25s\n4096\n8192\n"
     + FILES
     + archive(("report", tarfile.REGTYPE, b"content"))
+    + f"{NONCE} whole\n".encode()
 )
 
 
@@ -69,6 +70,14 @@ def test_markers_are_found_wherever_the_stream_is_cut(size: int) -> None:
     assert found.stdout.captured().head == f"out{NONCE} en put".encode()
     assert (found.exit_code, found.cpu_seconds, found.peak_memory_bytes) == (3, 61.75, 8192)
     assert found.files(("report",)) == {"report": b"content"}
+    assert found.is_whole
+
+
+def test_a_report_that_was_cut_short_is_not_whole() -> None:
+    found = recorder()
+    found.feed_stdout(STREAM[:-1])
+    found.close()
+    assert (found.exit_code, found.is_whole) == (3, False)
 
 
 def test_output_that_only_looks_like_a_marker_is_kept_when_the_stream_ends() -> None:

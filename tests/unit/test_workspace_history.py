@@ -61,5 +61,15 @@ def test_bytes_links_and_modes_are_kept(unpacked: Path) -> None:
     assert git(unpacked, "cat-file", "blob", "HEAD:link") == "/etc/passwd"
 
 
+def test_nothing_tells_who_made_it_or_when(unpacked: Path) -> None:
+    assert {path.name for path in (unpacked / ".git").iterdir()} == {
+        "HEAD",
+        "index",
+        "info",
+        "objects",
+        "refs",
+    }
+
+
 def test_equal_trees_make_equal_layers(tmp_path: Path) -> None:
     assert with_history(tree(tmp_path / "one")) == with_history(tree(tmp_path / "two"))

@@ -17,6 +17,7 @@ class Declared:
 
     def __init__(self, read: Callable[[str], str | None]) -> None:
         self._read = read
+        self._toml: dict[str, dict[str, Any]] = {}  # by path: several readers ask for pyproject.toml
         self.tiers: dict[str, list[str]] = {"runtime": [], "test": [], "development": [], "build": []}
         self.extras: dict[str, list[str]] = {}
         self.constraints: list[str] = []
@@ -37,12 +38,13 @@ class Declared:
 
     def toml(self, path: str) -> dict[str, Any]:
         """Return a TOML file of the project; an empty one where it is missing or, with a warning, broken."""
-        text = self.text(path)
-        try:
-            return tomllib.loads(text or "")
-        except (tomllib.TOMLDecodeError, RecursionError) as exc:
-            self.warnings.append(f"{path} cannot be read: {exc}")
-            return {}
+        if path not in self._toml:
+            try:
+                self._toml[path] = tomllib.loads(self.text(path) or "")
+            except (tomllib.TOMLDecodeError, RecursionError) as exc:
+                self.warnings.append(f"{path} cannot be read: {exc}")
+                self._toml[path] = {}
+        return self._toml[path]
 
     def extra_lines(self, name: str) -> list[str]:
         """Return the requirements of one of the project's extras."""

@@ -14,7 +14,7 @@ from pipeline.core import Outcome, SandboxRequest, SandboxResult
 from pipeline.exceptions import SandboxLostError
 from pipeline.protocols import Sandbox
 
-_NUM_REPEATS = 2  # of a run that fails while others work
+_NUM_REPEATS = 3  # of a run that fails while others work
 _MAX_PAUSE_SECONDS = 10.0
 _PROBE = SandboxRequest(argv=("true",), run_id="probe")
 

@@ -12,7 +12,7 @@ import psutil
 from pipeline.exceptions import SandboxError
 from pipeline.owner import Owner
 from workers.sandbox import docker_profile
-from workers.sandbox.docker_sandbox import told_as_ours
+from workers.sandbox.docker_container import told_as_ours
 
 if TYPE_CHECKING:
     import docker

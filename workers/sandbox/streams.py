@@ -68,6 +68,7 @@ class Recorder:
         self._start = f"{nonce} start\n".encode()
         self._end = f"{nonce} end ".encode()
         self._files = f"{nonce} files\n".encode()
+        self._whole = f"{nonce} whole\n".encode()
         self._report_bytes = _REPORT_BYTES + num_files * (limits.file_bytes + _TAR_BLOCKS_BYTES)
         self._file_bytes = limits.file_bytes
         self._pending = bytearray()
@@ -124,6 +125,11 @@ class Recorder:
         self._report += data
         if len(self._report) > self._report_bytes:
             raise OutputLimitExceeded
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the report came to its end: no stream broke on its way."""
+        return (self._report or b"").endswith(self._whole)
 
     @property
     def exit_code(self) -> int | None:

@@ -125,7 +125,7 @@ def result(
 
     Raises:
         SandboxError: the command never started; the message holds what the setup printed.
-        DoubtfulError: the supervisor was killed, from outside or by the code.
+        DoubtfulError: the supervisor was killed, from outside or by the code, or its stream broke.
     """
     if recorder.started_at is None:
         said = recorder.stderr.captured().text().strip()[-1000:]
@@ -142,8 +142,8 @@ def result(
         cpu_seconds=_larger(usage.cpu_seconds, recorder.cpu_seconds),
         peak_memory_bytes=_larger(usage.peak_memory_bytes, recorder.peak_memory_bytes),
     )
-    if outcome is Outcome.EXITED and recorder.exit_code is None:
-        raise DoubtfulError("the sandbox was killed while the command ran", found)
+    if outcome is Outcome.EXITED and not recorder.is_whole:
+        raise DoubtfulError("the sandbox was killed before its report was whole", found)
     return found
 
 
