@@ -13,7 +13,7 @@ from pipeline.context.tree.card import skeleton
 from pipeline.context.tree.file_parts import file_parts
 from pipeline.context.tree.index import index
 from pipeline.context.tree.languages import language_of
-from pipeline.context.tree.node import Budget, Part
+from pipeline.context.tree.node import LeafLimits, Part
 from pipeline.context.tree.repo_tree import IndexedFile, RepoTree
 from pipeline.snapshot import Snapshot
 
@@ -59,7 +59,7 @@ _texts = st.one_of(
     st.lists(st.sampled_from(_FRAGMENTS), max_size=40).map("".join),
     st.lists(st.one_of(st.sampled_from(_FRAGMENTS), st.text(max_size=20)), max_size=20).map("".join),
 )
-_budgets = st.builds(Budget, max_lines=st.integers(1, 12), max_bytes=st.integers(4, 200))
+_leaf_limits = st.builds(LeafLimits, max_lines=st.integers(1, 12), max_bytes=st.integers(4, 200))
 
 
 def tree_of(folder: Path, files: dict[str, str | bytes], cache: PartCache | None = None) -> RepoTree:
@@ -69,8 +69,8 @@ def tree_of(folder: Path, files: dict[str, str | bytes], cache: PartCache | None
     return index(Snapshot(root=folder, commit=""), cache=cache)
 
 
-def parts_of(path: str, text: str, budget: Budget | None = None) -> Part:
-    return file_parts(text.encode(), language_of(path), budget or Budget())
+def parts_of(path: str, text: str, limits: LeafLimits | None = None) -> Part:
+    return file_parts(text.encode(), language_of(path), limits or LeafLimits())
 
 
 def leaves(part: Part) -> list[Part]:
@@ -90,7 +90,7 @@ def names(part: Part) -> list[tuple[str, str, int, int]]:
     return [(one.kind, one.qualname, one.start_line, one.end_line) for one in found]
 
 
-def assert_well_formed(data: bytes, root: Part, budget: Budget) -> None:
+def assert_well_formed(data: bytes, root: Part, limits: LeafLimits) -> None:
     assert b"".join(data[leaf.start_byte : leaf.end_byte] for leaf in leaves(root)) == data
     feeds = [at for at, byte in enumerate(data) if byte == ord("\n")]
     for part in all_parts(root):
@@ -100,24 +100,24 @@ def assert_well_formed(data: bytes, root: Part, budget: Budget) -> None:
         ends = [part.start_byte, *(inner.end_byte for inner in part.parts)]
         assert [inner.start_byte for inner in part.parts] == ends[:-1]
     for leaf in leaves(root):
-        assert leaf.end_byte - leaf.start_byte <= budget.max_bytes
-        assert leaf.end_line - leaf.start_line < budget.max_lines
+        assert leaf.end_byte - leaf.start_byte <= limits.max_bytes
+        assert leaf.end_line - leaf.start_line < limits.max_lines
         data[leaf.start_byte : leaf.end_byte].decode()  # no character is cut in two
     assert depth(root) <= _MAX_DEPTH
 
 
 @settings(deadline=None, max_examples=300)
-@given(text=_texts, suffix=st.sampled_from(_SUFFIXES), budget=_budgets)
-def test_leaves_tile_every_file_within_the_budget(text, suffix, budget):
+@given(text=_texts, suffix=st.sampled_from(_SUFFIXES), limits=_leaf_limits)
+def test_leaves_tile_every_file_within_the_limits(text, suffix, limits):
     data = text.encode("utf-8", "replace")
-    assert_well_formed(data, file_parts(data, language_of(f"a.{suffix}"), budget), budget)
+    assert_well_formed(data, file_parts(data, language_of(f"a.{suffix}"), limits), limits)
 
 
 @settings(deadline=None, max_examples=100)
-@given(text=_texts, suffix=st.sampled_from(_SUFFIXES), budget=_budgets)
-def test_ids_are_unique_within_a_file(text, suffix, budget):
+@given(text=_texts, suffix=st.sampled_from(_SUFFIXES), limits=_leaf_limits)
+def test_ids_are_unique_within_a_file(text, suffix, limits):
     data, path = text.encode("utf-8", "replace"), f"a.{suffix}"
-    file = IndexedFile(path, "blob", packed(file_parts(data, language_of(path), budget)))
+    file = IndexedFile(path, "blob", packed(file_parts(data, language_of(path), limits)))
     nodes = RepoTree({path: file}, {}).nodes(path)
     assert len({node.node_id for node in nodes}) == len(nodes)
 
@@ -126,7 +126,7 @@ def test_ids_are_unique_within_a_file(text, suffix, budget):
 @given(text=_texts, suffix=st.sampled_from(_SUFFIXES))
 def test_equal_bytes_give_equal_parts_and_the_cache_gives_them_back(text, suffix):
     data = text.encode("utf-8", "replace")
-    first, again = (file_parts(data, language_of(f"a.{suffix}"), Budget()) for _ in range(2))
+    first, again = (file_parts(data, language_of(f"a.{suffix}"), LeafLimits()) for _ in range(2))
     assert first == again == unpacked(packed(first))
 
 
@@ -167,12 +167,12 @@ def test_equal_bytes_give_equal_parts_and_the_cache_gives_them_back(text, suffix
 )
 def test_each_language_has_its_definitions_with_what_leads_them(path, expected):
     data = (SOURCES / path).read_bytes()
-    root = file_parts(data, language_of(path), Budget())
+    root = file_parts(data, language_of(path), LeafLimits())
     found = [
         f"{'class ' * (kind == 'class')}{name} {first}-{last}" for kind, name, first, last in names(root)
     ]
     assert ";".join(found) == expected
-    assert_well_formed(data, root, Budget())
+    assert_well_formed(data, root, LeafLimits())
 
 
 def test_a_definition_has_its_header_and_the_first_line_of_its_documentation():
@@ -189,7 +189,7 @@ def test_python_has_the_definitions_that_localisation_knows():
     source = Path(path).read_bytes()
     known = {(one.kind, one.qualname) for one in definitions(path, source)}
     assert known == {
-        (kind, name) for kind, name, *_ in names(file_parts(source, language_of(path), Budget()))
+        (kind, name) for kind, name, *_ in names(file_parts(source, language_of(path), LeafLimits()))
     }
 
 
@@ -235,7 +235,7 @@ def test_windows_are_cut_at_blank_lines():
 )
 @pytest.mark.parametrize("suffix", ["py", "ts"])
 def test_awkward_files_are_tiled_too(text, suffix):
-    assert_well_formed(text.encode(), parts_of(f"a.{suffix}", text), Budget())
+    assert_well_formed(text.encode(), parts_of(f"a.{suffix}", text), LeafLimits())
 
 
 def test_nothing_vanishes_each_path_is_kept_or_skipped_with_a_reason(tmp_path):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from pipeline.context.tree.languages import Language
-from pipeline.context.tree.node import Budget, Part
+from pipeline.context.tree.node import LeafLimits, Part
 from pipeline.context.tree.outline import Item, docstring, first_comment, one_line, outline
 from pipeline.context.tree.windows import Source, windows
 
@@ -18,13 +18,13 @@ _NOTHING = re.compile(rb"[\s)\]};,]*")
 _MAX_DEPTH = 8  # of definitions within each other; what lies deeper is windows
 
 
-def file_parts(data: bytes, language: Language | None, budget: Budget) -> Part:
+def file_parts(data: bytes, language: Language | None, limits: LeafLimits) -> Part:
     """Return the part that is the whole file; without a language it has windows only."""
     source = Source(data)
     items = outline(data, language) if language else []
     start = 3 if data.startswith(b"\xef\xbb\xbf") else 0  # a byte order mark
     doc = docstring(data[start : start + 400]) or first_comment(data) if language else ""
-    builder = _Builder(source, budget)
+    builder = _Builder(source, limits)
     parts = builder.parts(items, "", 0, len(data), 0)
     return Part("file", "", 0, len(data), min(1, len(data)), len(source.starts), "", doc, parts)
 
@@ -32,19 +32,19 @@ def file_parts(data: bytes, language: Language | None, budget: Budget) -> Part:
 class _Builder:
     """Makes the parts of one file."""
 
-    def __init__(self, source: Source, budget: Budget) -> None:
+    def __init__(self, source: Source, limits: LeafLimits) -> None:
         self.source = source
-        self.budget = budget
+        self.limits = limits
 
     def parts(self, items: Sequence[Item], scope: str, start: int, end: int, depth: int) -> tuple[Part, ...]:
         """Return parts that tile a span; none where the span is a leaf itself."""
         if depth >= _MAX_DEPTH or not items:
-            spans = windows(self.source, start, end, self.budget) if end > start else []
+            spans = windows(self.source, start, end, self.limits) if end > start else []
             return tuple(self._window(scope, *span) for span in spans) if len(spans) > 1 else ()
         found: list[Part] = []
         for item, low, high in _segments(self.source.data, items, start, end):
             if item is None:
-                cuts = windows(self.source, low, high, self.budget)
+                cuts = windows(self.source, low, high, self.limits)
                 found += [self._window(scope, *span) for span in cuts]
             else:
                 found.append(self._definition(item, scope, low, high, depth))
@@ -53,7 +53,7 @@ class _Builder:
     def _definition(self, item: Item, scope: str, start: int, end: int, depth: int) -> Part:
         qualname = f"{scope}.{item.name}" if scope else item.name
         # What is defined inside a function belongs to it, unless it is too long to be read at once.
-        whole = item.kind == "function" and self.source.fits(start, end, self.budget)
+        whole = item.kind == "function" and self.source.fits(start, end, self.limits)
         parts = () if whole else self.parts(item.items, qualname, start, end, depth + 1)
         first, last = self.source.line_at(start), self.source.line_at(end - 1)
         return Part(item.kind, qualname, start, end, first, last, item.signature, item.doc, parts)

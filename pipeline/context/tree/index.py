@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pipeline.context.tree.cache import PartCache, packed
 from pipeline.context.tree.file_parts import file_parts
 from pipeline.context.tree.languages import language_of
-from pipeline.context.tree.node import Budget
+from pipeline.context.tree.node import LeafLimits
 from pipeline.context.tree.repo_tree import IndexedFile, RepoTree
 from pipeline.context.tree.skipped import MAX_FILE_BYTES, skip_reason
 from pipeline.snapshot import Snapshot
@@ -28,17 +28,19 @@ class _Reading:
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)  # path -> (blob, cache key)
 
 
-def index(snapshot: Snapshot, *, budget: Budget | None = None, cache: PartCache | None = None) -> RepoTree:
+def index(
+    snapshot: Snapshot, *, limits: LeafLimits | None = None, cache: PartCache | None = None
+) -> RepoTree:
     """Return the tree of a snapshot.
 
     With a cache, files whose blobs are known to it are not parsed again. Links are skipped: what they lead to
     stands in the tree under its own path.
     """
-    budget = budget or Budget()
-    reading = _read(snapshot, budget)
+    limits = limits or LeafLimits()
+    reading = _read(snapshot, limits)
     known = cache.get(key for _, key in reading.keys.values()) if cache else {}
     for batch in _batches({key: path for path, (_, key) in reading.keys.items() if key not in known}):
-        new = {key: _parsed(snapshot, path, budget) for key, path in batch.items()}
+        new = {key: _parsed(snapshot, path, limits) for key, path in batch.items()}
         if cache:
             cache.put(new)
         known |= new
@@ -46,7 +48,7 @@ def index(snapshot: Snapshot, *, budget: Budget | None = None, cache: PartCache 
     return RepoTree(files, reading.skipped)
 
 
-def _read(snapshot: Snapshot, budget: Budget) -> _Reading:
+def _read(snapshot: Snapshot, limits: LeafLimits) -> _Reading:
     reading, root = _Reading(), str(snapshot.root)
     for path in snapshot.paths:
         reason, data = _content(snapshot, root, path)
@@ -56,7 +58,7 @@ def _read(snapshot: Snapshot, budget: Budget) -> _Reading:
         blob = blob_hash(data)
         language = language_of(path)
         edition = language.edition if language else "text"
-        key = f"{_VERSION}:{budget.max_lines}:{budget.max_bytes}:{edition}:{blob}"
+        key = f"{_VERSION}:{limits.max_lines}:{limits.max_bytes}:{edition}:{blob}"
         reading.keys[path] = (blob, key)
     return reading
 
@@ -84,8 +86,8 @@ def _batches(wanted: Mapping[str, str]) -> Iterator[dict[str, str]]:
         yield dict(items[first : first + _PUT_EVERY])
 
 
-def _parsed(snapshot: Snapshot, path: str, budget: Budget) -> bytes:
-    return packed(file_parts(snapshot.read_bytes(path), language_of(path), budget))
+def _parsed(snapshot: Snapshot, path: str, limits: LeafLimits) -> bytes:
+    return packed(file_parts(snapshot.read_bytes(path), language_of(path), limits))
 
 
 def blob_hash(data: bytes) -> str:

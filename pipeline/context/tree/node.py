@@ -12,7 +12,7 @@ _ID_BYTES = 10  # a million nodes meet in one id with a chance of 1 in 10**12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
+class LeafLimits:
     """How large a leaf may be. Whatever is larger is cut into windows."""
 
     max_lines: int = 120

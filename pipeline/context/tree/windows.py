@@ -1,4 +1,4 @@
-"""Cuts a stretch of source into windows that keep to the leaf budget, where a reader would cut it."""
+"""Cuts a stretch of source into windows that keep to the leaf limits, where a reader would cut it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 
-from pipeline.context.tree.node import Budget
+from pipeline.context.tree.node import LeafLimits
 
 _LINE_FEED = re.compile(rb"\n")
 _CONTINUATION_MASK, _CONTINUATION = 0xC0, 0x80  # UTF-8: bytes of a character after its first
@@ -33,29 +33,29 @@ class Source:
         """Return how many lines a span touches."""
         return self.line_at(end - 1) - self.line_at(start) + 1 if end > start else 0
 
-    def fits(self, start: int, end: int, budget: Budget) -> bool:
+    def fits(self, start: int, end: int, limits: LeafLimits) -> bool:
         """Say whether a span can be one leaf."""
-        return end - start <= budget.max_bytes and self.num_lines(start, end) <= budget.max_lines
+        return end - start <= limits.max_bytes and self.num_lines(start, end) <= limits.max_lines
 
 
-def windows(source: Source, start: int, end: int, budget: Budget) -> list[tuple[int, int]]:
-    """Return spans that tile [start, end), each within the budget.
+def windows(source: Source, start: int, end: int, limits: LeafLimits) -> list[tuple[int, int]]:
+    """Return spans that tile [start, end), each within the limits.
 
     A cut is made where a line begins, if possible after a blank line and before one that is indented little;
-    within a line only where that line alone is over the budget.
+    within a line only where that line alone is over the limits.
     """
     found = []
-    while not source.fits(start, end, budget):
-        cut = _cut(source, start, end, budget)
+    while not source.fits(start, end, limits):
+        cut = _cut(source, start, end, limits)
         found.append((start, cut))
         start = cut
     return [*found, (start, end)]
 
 
-def _cut(source: Source, start: int, end: int, budget: Budget) -> int:
+def _cut(source: Source, start: int, end: int, limits: LeafLimits) -> int:
     first = source.line_at(start)  # index of the line after that of `start`
-    last = min(first + budget.max_lines, len(source.starts))
-    highest = min(start + budget.max_bytes, end)
+    last = min(first + limits.max_lines, len(source.starts))
+    highest = min(start + limits.max_bytes, end)
     candidates = [s for s in source.starts[first:last] if start < s <= highest]
     if not candidates:
         return _character_start(source.data, highest, start)

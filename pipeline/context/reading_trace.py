@@ -1,0 +1,80 @@
+"""The account of a reading as a tree of events: what was read, asked and decided, and what it cost.
+
+Events are appended to a file as they happen, so a killed reading leaves the account of what it did.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+EventKind = Literal["question", "plan", "read", "ask", "cell", "score", "decide", "error", "answer"]
+_MAX_TEXT_CHARS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened."""
+
+    event_id: int
+    parent_id: int | None  # None is the root
+    kind: EventKind
+    title: str  # one line
+    detail: str = ""  # what was said, shortened
+    node_id: str = ""  # of the tree, where the event is about a node
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+    seconds: float = 0.0
+    is_cached: bool = False  # answered from the ledger: nothing was paid
+    worker: str = ""
+
+
+class Trace:
+    """Takes the events of one reading. Without a file they are only kept in memory."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._ids = itertools.count()
+        self.events: list[Event] = []
+
+    def add(
+        self,
+        kind: EventKind,
+        title: str,
+        *,
+        parent: int | None = None,
+        detail: str = "",
+        node_id: str = "",
+        num_prompt_tokens: int = 0,
+        num_completion_tokens: int = 0,
+        seconds: float = 0.0,
+        is_cached: bool = False,
+        worker: str = "",
+    ) -> int:
+        """Append an event and return its id, by which later ones name it as their parent."""
+        event = Event(
+            event_id=next(self._ids),
+            parent_id=parent,
+            kind=kind,
+            title=" ".join(title.split())[:200],
+            detail=detail[:_MAX_TEXT_CHARS],
+            node_id=node_id,
+            num_prompt_tokens=num_prompt_tokens,
+            num_completion_tokens=num_completion_tokens,
+            seconds=seconds,
+            is_cached=is_cached,
+            worker=worker,
+        )
+        self.events.append(event)
+        if self._path:
+            with self._path.open("a", encoding="utf-8", errors="replace") as file:
+                file.write(json.dumps(asdict(event)) + "\n")
+        return event.event_id
+
+    def children(self, parent: int | None) -> Iterator[Event]:
+        """Yield the events right below one, in order."""
+        return (event for event in self.events if event.parent_id == parent)
