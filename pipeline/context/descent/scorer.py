@@ -1,0 +1,111 @@
+"""Asks the model whether a piece of a repository is what a query is about: yes or no, in one token.
+
+Small models say yes too readily, to long pieces above all. So each answer is compared with the answers of
+the same model on the same piece where there is no query, and where its words stand in a random order.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.core import Completion, Message, Prompt, Sampling
+from pipeline.protocols import Generator
+
+PROMPT_VERSION = 1  # raise it with every change of the words below
+Calibration = Literal["none", "empty", "shuffled", "both"]
+_SYSTEM = "You find code in a repository. You answer with one word, Yes or No."
+_ASK = "The query:\n{query}\n\nA piece of the repository:\n{piece}\n\nIs this piece what the query is about?"
+_NO_QUERY = "(no query)"
+_NUM_ALTERNATIVES = 20  # of the first token: yes and no are hardly ever further down
+_FLOOR = -30.0  # the logarithm of the probability of what was not among them
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How much more the model says yes to a piece than it would anyway, in nats; None: it did not answer."""
+
+    value: float | None
+    raw: float | None  # the log odds of yes, not calibrated
+    num_prompt_tokens: int
+    num_completion_tokens: int
+
+
+class YesNoScorer:
+    """Scores pieces of a repository against a query."""
+
+    def __init__(
+        self, generator: Generator, *, calibration: Calibration = "both", recurrence_depth: int = 1
+    ) -> None:
+        self._generator = generator
+        self._calibration = calibration
+        self._sampling = Sampling(
+            recurrence_depth=recurrence_depth, max_tokens=1, num_alternatives=_NUM_ALTERNATIVES
+        )
+
+    @property
+    def calls_per_piece(self) -> int:
+        """How many calls of the model one piece takes."""
+        return {"none": 1, "empty": 2, "shuffled": 2, "both": 3}[self._calibration]
+
+    async def scores(self, query: str, pieces: Sequence[str]) -> list[Score]:
+        """Return a score for each piece, in order, all asked in one batch.
+
+        Raises:
+            InputError: a piece with its query is too long for the model.
+            GeneratorError: the engine failed.
+        """
+        queries = [query, *self._references(query)]
+        prompts = [prompt(text, piece) for piece in pieces for text in queries]
+        answers = [row[0] for row in await self._generator.generate(prompts, self._sampling)]
+        width = len(queries)
+        return [_score(answers[start : start + width]) for start in range(0, len(answers), width)]
+
+    def _references(self, query: str) -> list[str]:
+        empty = [_NO_QUERY] if self._calibration in ("empty", "both") else []
+        return empty + ([shuffled(query)] if self._calibration in ("shuffled", "both") else [])
+
+
+def prompt(query: str, piece: str) -> Prompt:
+    """Return the question about a piece. The query comes first: its part of the cache serves all pieces."""
+    return Prompt(
+        (Message("system", _SYSTEM), Message("user", _ASK.format(query=query.strip(), piece=piece.strip())))
+    )
+
+
+def shuffled(query: str) -> str:
+    """Return the query's words in a random order, always the same."""
+    words = query.split()
+    random.Random(query).shuffle(words)  # noqa: S311 - no secret
+    return " ".join(words)
+
+
+def log_odds(completion: Completion) -> float | None:
+    """Return the log odds of yes against no for the first token; None where neither was likely."""
+    if not completion.steps:
+        return None
+    step = completion.steps[0]
+    options = ((step.text, step.logprob), *step.alternatives)
+    yes, no = (_mass(options, word) for word in ("yes", "no"))
+    return None if yes == no == _FLOOR else yes - no
+
+
+def _mass(options: Sequence[tuple[str, float]], word: str) -> float:
+    chances = [math.exp(logprob) for text, logprob in options if text.strip().lower() == word]
+    return max(math.log(sum(chances)), _FLOOR) if chances else _FLOOR
+
+
+def _score(answers: Sequence[Completion]) -> Score:
+    odds = [log_odds(answer) for answer in answers]
+    known = [one for one in odds[1:] if one is not None]
+    raw = odds[0]
+    value = None if raw is None else raw - (sum(known) / len(known) if known else 0.0)
+    return Score(
+        value,
+        raw,
+        sum(answer.num_prompt_tokens for answer in answers),
+        sum(answer.num_completion_tokens for answer in answers),
+    )
