@@ -17,6 +17,7 @@ _GENERATED_NAME = re.compile(
     r"(\.min\.(js|css)|[._]pb2?(_grpc)?\.(py|pyi|go|cc|h)|_pb2(_grpc)?\.pyi?|\.map)$"
 )
 _HEAD_BYTES = 8000  # as far as git looks for a null byte
+_MAX_WRONG_SHARE = 0.3  # of the characters, as of Perl's -T
 _MARK_BYTES = 1000  # as far as generators put their mark
 
 
@@ -33,11 +34,13 @@ def skip_reason(path: str, data: bytes) -> str:
         return "binary"
     if _GENERATED_NAME.search(name) or _says_generated(data[:_MARK_BYTES].lower()):
         return "generated"
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return "not UTF-8"
-    return ""
+    return "" if _is_text(data) else "no text"
+
+
+def _is_text(data: bytes) -> bool:
+    """Say whether it reads as text, if with wrong letters: sources in Latin-1 are kept."""
+    text = data.decode("utf-8", "replace")
+    return text.count("\N{REPLACEMENT CHARACTER}") <= _MAX_WRONG_SHARE * len(text)
 
 
 def _says_generated(head: bytes) -> bool:

@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     origins = {injected(task).recipe.source: injected(task).split for task in tasks}
     cases = asyncio.run(_fault_cases(built, work))
     cases += needle_cases([(split, origin) for origin, split in origins.items()], library, options.seed)
-    lines = (case.model_dump_json(exclude_defaults=True) for case in cases)
+    lines = (case.model_dump_json() for case in cases)
     write_atomically(options.out, "".join(f"{line}\n" for line in lines).encode())
     _say(f"{len(cases)} cases in {options.out}")
     return 0
