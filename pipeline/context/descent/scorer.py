@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.context.descent.pieces import Piece, Pieces
 from pipeline.core import Completion, Message, Prompt, Sampling
 from pipeline.protocols import Generator
 
@@ -38,9 +39,15 @@ class YesNoScorer:
     """Scores pieces of a repository against a query."""
 
     def __init__(
-        self, generator: Generator, *, calibration: Calibration = "both", recurrence_depth: int = 1
+        self,
+        generator: Generator,
+        pieces: Pieces,
+        *,
+        calibration: Calibration = "both",
+        recurrence_depth: int = 1,
     ) -> None:
         self._generator = generator
+        self._pieces = pieces
         self._calibration = calibration
         self._sampling = Sampling(
             recurrence_depth=recurrence_depth, max_tokens=1, num_alternatives=_NUM_ALTERNATIVES
@@ -51,18 +58,27 @@ class YesNoScorer:
         """How many calls of the model one piece takes."""
         return {"none": 1, "empty": 2, "shuffled": 2, "both": 3}[self._calibration]
 
-    async def scores(self, query: str, pieces: Sequence[str]) -> list[Score]:
+    async def scores(self, query: str, pieces: Sequence[Piece]) -> list[Score]:
         """Return a score for each piece, in order, all asked in one batch.
 
         Raises:
             InputError: a piece with its query is too long for the model.
             GeneratorError: the engine failed.
         """
-        queries = [query, *self._references(query)]
-        prompts = [prompt(text, piece) for piece in pieces for text in queries]
-        answers = [row[0] for row in await self._generator.generate(prompts, self._sampling)]
-        width = len(queries)
+        answers = [
+            row[0] for row in await self._generator.generate(self._prompts(query, pieces), self._sampling)
+        ]
+        width = self.calls_per_piece
         return [_score(answers[start : start + width]) for start in range(0, len(answers), width)]
+
+    async def count_tokens(self, query: str, pieces: Sequence[Piece]) -> int:
+        """Return how many tokens the calls for these pieces take, answers included."""
+        prompts = self._prompts(query, pieces)
+        return sum(await self._generator.count_tokens(prompts)) + len(prompts) * self._sampling.max_tokens
+
+    def _prompts(self, query: str, pieces: Sequence[Piece]) -> list[Prompt]:
+        queries = [query, *self._references(query)]
+        return [prompt(text, self._pieces.text(piece)) for piece in pieces for text in queries]
 
     def _references(self, query: str) -> list[str]:
         empty = [_NO_QUERY] if self._calibration in ("empty", "both") else []

@@ -54,6 +54,14 @@ class RepoTree:
         nodes = {one.node_id: one for one in self.nodes(node.path)}
         return tuple(nodes[child] for child in node.children)
 
+    def package(self, path: str) -> Node:
+        """Return a folder's node; "" is the repository.
+
+        Raises:
+            KeyError: the tree keeps nothing there.
+        """
+        return self._packages[path]
+
     def file(self, path: str) -> Node:
         """Return a file's node.
 

@@ -1,0 +1,97 @@
+"""`localise` by words, and by the model where it is asked: ranked spans of a repository for a query."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from pipeline.context.descent.beam import Descender, Options
+from pipeline.context.descent.fuse import reciprocal_ranks
+from pipeline.context.descent.judge import Judge, Scorer
+from pipeline.context.lexical import LexicalIndex, Ranked
+from pipeline.context.reading import Findings, Query, Span, Spend
+from pipeline.context.reading_trace import Trace
+from pipeline.context.spending import BudgetSpentError, Purse
+from pipeline.context.tree.repo_tree import RepoTree
+from pipeline.context.units import Unit
+
+_MAX_SPANS = 100
+
+
+def localise_by_words(query: Query, index: LexicalIndex) -> Findings:
+    """Return what the words and pointers of a query find; no model is asked."""
+    begun_at = time.monotonic()
+    spans = tuple(_span(one.unit, one.score, one.evidence) for one in index.ranked(query.text)[:_MAX_SPANS])
+    spend = Spend(seconds=time.monotonic() - begun_at)
+    return Findings(spans=spans, tier="lexical", coverage=1.0, spend=spend)
+
+
+async def localise_by_descent(
+    query: Query,
+    tree: RepoTree,
+    index: LexicalIndex,
+    *,
+    scorer: Scorer,
+    purse: Purse,
+    trace: Trace,
+    options: Options | None = None,
+) -> Findings:
+    """Return what a descent of the tree finds: the words' ranking and the model's put together.
+
+    Raises:
+        BudgetSpentError: it may take more calls than the purse has left.
+    """
+    begun_at = time.monotonic()
+    descender = Descender(tree, index, options or Options())
+    root = trace.add("question", query.text)
+    _require(descender.num_pieces_at_most * scorer.calls_per_piece, purse, trace, root)
+    ranked = index.ranked(query.text)
+    judge = Judge(query.text, scorer, purse, trace, root)
+    scores = await descender.descend(ranked, judge)
+    spans = _fused(index, ranked, scores)[:_MAX_SPANS]
+    trace.add(
+        "decide", f"{len(spans)} spans, first {spans[0].path}::{spans[0].qualname}" if spans else "nothing"
+    )
+    return Findings(
+        spans=spans,
+        tier="descent",
+        coverage=judge.coverage,
+        spend=replace(judge.spend, seconds=time.monotonic() - begun_at),
+        ending=judge.ending,
+    )
+
+
+def _require(num_calls: int, purse: Purse, trace: Trace, parent: int) -> None:
+    trace.add("plan", f"at most {num_calls} calls of the model", parent=parent)
+    left = purse.remaining().num_calls
+    if num_calls > left:
+        raise BudgetSpentError(
+            f"this takes up to {num_calls} calls of the model, and {left} are left",
+            hint="allow more calls, or narrow what is read",
+        )
+
+
+def _fused(index: LexicalIndex, ranked: Sequence[Ranked], scores: Mapping[str, float]) -> tuple[Span, ...]:
+    units = {unit.place: unit for unit in index.units}
+    why = {one.unit.place: one.evidence for one in ranked}
+    judged = sorted(scores, key=lambda place: -scores[place])
+    fused = reciprocal_ranks([one.unit.place for one in ranked], judged)
+    order = sorted(fused, key=lambda place: -fused[place])
+    said = {place: (f"the model says {score:+.2f}",) for place, score in scores.items()}
+    return tuple(
+        _span(units[place], fused[place], (*why.get(place, ()), *said.get(place, ()))) for place in order
+    )
+
+
+def _span(unit: Unit, score: float, evidence: tuple[str, ...]) -> Span:
+    node = unit.node
+    return Span(
+        path=node.path,
+        qualname=node.qualname if node.kind == "function" else "",
+        start_line=node.start_line,
+        end_line=node.end_line,
+        score=score,
+        evidence=evidence,
+        node_id=node.node_id,
+    )
