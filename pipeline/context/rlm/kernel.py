@@ -102,20 +102,21 @@ class Output(io.TextIOBase):
 class Link:
     """The connection to the host. Lines of JSON; one exchange at a time, whichever thread asks."""
 
-    def __init__(self, token: str, max_line_bytes: int) -> None:
+    def __init__(self, token: str, limits: dict[str, int]) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(os.path.join(HERE, "socket"))
         self._socket.sendall(token.encode() + b"\n")
         self._lines = self._socket.makefile("rb")
-        self._max_line_bytes = max_line_bytes
+        self._limits = limits
         self._pid = os.getpid()
         self.lock = threading.Lock()
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message. Raises SubcallError where it is too long."""
         line = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        if len(line) > self._max_line_bytes:
-            raise SubcallError("too_long", f"{len(line)} bytes at once; the most is {self._max_line_bytes}")
+        most = self._limits["line_bytes"]
+        if len(line) > most:
+            raise SubcallError("too_long", f"{len(line)} bytes at once; the most is {most}")
         self._socket.sendall(line)
 
     def receive(self) -> dict[str, Any]:
@@ -130,6 +131,9 @@ class Link:
         """Have the host answer the questions, in order."""
         if os.getpid() != self._pid:
             raise SubcallError("engine", "only the process of the REPL can ask, none that it has started")
+        most = self._limits["num_questions"]
+        if len(questions) > most:
+            raise SubcallError("too_long", f"{len(questions)} questions at once; the most is {most}")
         with self.lock:
             self.send({"type": "call", "function": function, "questions": questions})
             results = self.receive()["results"]
@@ -414,7 +418,7 @@ def main() -> None:
         data = json.load(file)
     if session["has_repository"]:
         data["repo"] = Repository()
-    link = Link(session["token"], session["limits"]["line_bytes"])
+    link = Link(session["token"], session["limits"])
     repl = Repl(link, data, session["limits"])
     reply: dict[str, Any] = {"type": "ready"}
     while True:

@@ -19,15 +19,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.context.rlm.messages import KernelError, Message, Ready, line_of, read_message
+from pipeline.context.rlm.messages import MAX_QUESTIONS, KernelError, Message, Ready, line_of, read_message
 from pipeline.core import Mount, Outcome, SandboxLimits, SandboxRequest, SandboxResult
 from pipeline.exceptions import SandboxError
 from pipeline.owner import owned_folder
 from pipeline.protocols import Sandbox
 
-MAX_LINE_BYTES = 64 << 20
-MAX_ANSWER_CHARS = 2_000_000
-MAX_SNAPSHOT_BYTES = 16 << 20
+MAX_LINE_BYTES = 32 << 20  # room for a snapshot and an answer, however they are written
+MAX_ANSWER_CHARS = 1_000_000
+MAX_SNAPSHOT_BYTES = 8 << 20
 _START_SECONDS = 120.0  # for the sandbox, and for reading the data
 _GREETING_SECONDS = 10.0
 _OBITUARY_SECONDS = 3.0  # until the sandbox has said how a kernel ended
@@ -170,12 +170,15 @@ def _reason(run: asyncio.Future[SandboxResult]) -> str:
 
 def _request(folder: Path, inputs: Inputs, limits: SandboxLimits) -> SandboxRequest:
     tar = inputs.repository or b""
-    disk_bytes = max(limits.disk_bytes, len(tar) + _SPARE_DISK_BYTES)
+    room = {  # what is on its disk is in its memory, too
+        "disk_bytes": max(limits.disk_bytes, len(tar) + _SPARE_DISK_BYTES),
+        "memory_bytes": limits.memory_bytes + len(tar),
+    }
     return SandboxRequest(
         argv=("python3", "-I", f"{_TARGET}/kernel.py"),
         layers=(tar,) if tar else (),
         mounts=(Mount(source=str(folder), target=_TARGET),),
-        limits=limits.model_copy(update={"disk_bytes": disk_bytes}),
+        limits=limits.model_copy(update=room),
     )
 
 
@@ -188,6 +191,7 @@ def _fill(folder: Path, inputs: Inputs, token: str, output_chars: int) -> None:
             "answer_chars": MAX_ANSWER_CHARS,
             "snapshot_bytes": MAX_SNAPSHOT_BYTES,
             "line_bytes": MAX_LINE_BYTES,
+            "num_questions": MAX_QUESTIONS,
         },
     }
     context = inputs.context if isinstance(inputs.context, str) else list(inputs.context)

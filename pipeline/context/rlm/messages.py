@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 Failure = Literal["died", "timed_out", "spoke_nonsense"]
+MAX_QUESTIONS = 10_000  # of one call
 SubcallFailure = Literal["budget", "deadline", "depth", "too_long", "engine"]
 
 
@@ -57,7 +58,7 @@ class LlmCall(_Message):
 
     type: Literal["call"]
     function: Literal["llm_query"]
-    questions: list[str]
+    questions: list[str] = Field(max_length=MAX_QUESTIONS)
 
 
 class RlmCall(_Message):
@@ -65,7 +66,7 @@ class RlmCall(_Message):
 
     type: Literal["call"]
     function: Literal["rlm_query"]
-    questions: list[tuple[str, str | list[str]]]
+    questions: list[tuple[str, str | list[str]]] = Field(max_length=MAX_QUESTIONS)
 
 
 class Done(_Message):
@@ -99,6 +100,11 @@ class Reply(BaseModel):
     kind: SubcallFailure | Literal[""] = ""
     message: str = ""
     partial: str = ""  # a best effort, where there is no answer
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether nobody was even asked."""
+        return not self.ok and self.kind != "engine"
 
     @classmethod
     def failed(cls, kind: SubcallFailure, message: str, partial: str = "") -> Reply:

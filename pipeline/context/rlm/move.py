@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_THOUGHT = re.compile(r"\A.*</think>", re.DOTALL)
+_THOUGHT = re.compile(r"\A.*?</think>|<think>.*\Z", re.DOTALL)
 _FENCE = re.compile(r"^ {0,3}(`{3,})[ \t]*([\w+-]*)[^\n`]*$", re.MULTILINE)
 _LANGUAGES = ("python", "py", "repl")
 _FINAL_VAR = re.compile(r"^FINAL_VAR\([ \t]*[\"']?([A-Za-z_]\w*)[\"']?[ \t]*\)[ \t]*$", re.MULTILINE)
@@ -25,7 +25,7 @@ class Move:
 
 def read_move(message: str) -> Move:
     """Return the first block of code; only without any, an answer that stands at the start of a line."""
-    text = _THOUGHT.sub("", message.replace("\r\n", "\n"))
+    text = _THOUGHT.sub("", message.replace("\r\n", "\n"), count=1)
     blocks, prose, is_cut = _split(text)
     if blocks:
         return Move(code=blocks[0], num_ignored=len(blocks) - 1, is_cut=is_cut and len(blocks) == 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.context.rlm.link import Inputs
 from pipeline.context.rlm.messages import Output
-from pipeline.context.rlm.output import shortened, shown
+from pipeline.context.rlm.output import fenced, shortened, shown
 from pipeline.context.spending import Remaining
 from pipeline.core import GeneratorInfo, Message, Prompt
 from pipeline.exceptions import InputError
@@ -46,11 +46,16 @@ class Turn:
 
     said: str
     told: str
+    failure: str = ""  # what the cell's exception says
     output: Output | None = None
 
     def messages(self, max_chars: int) -> tuple[Message, Message]:
         """Return the turn as messages, each part within `max_chars`."""
-        told = [shortened(self.told, max_chars), *([shown(self.output, max_chars)] if self.output else [])]
+        told = [shortened(self.told, max_chars)]
+        if self.failure:
+            told.append(fenced(shortened(self.failure, max_chars)))
+        if self.output:
+            told.append(shown(self.output, max_chars))
         said = shortened(self.said, max_chars) or "(nothing)"
         return Message("assistant", said), Message("user", "\n".join(told))
 

@@ -13,7 +13,6 @@ from pipeline.context.rlm.broker import Broker, spend_of
 from pipeline.context.rlm.link import Inputs
 from pipeline.context.rlm.messages import Call, Done, Reply
 from pipeline.context.rlm.move import Move, read_move
-from pipeline.context.rlm.output import fenced
 from pipeline.context.rlm.session import CellEnd, Session
 from pipeline.context.rlm.settings import RecursionSettings
 from pipeline.context.spending import BudgetSpentError, DeadlineError, Purse
@@ -145,27 +144,32 @@ class Root:
             return await self.broker.serve(call, event)
 
         end = await self.session.run(code, serve)
-        ignored = [f"Only the first block was run; {num_ignored} more were not."] if num_ignored else []
-        told = [*ignored, *(self._lost(end) if end.done is None else self._ended(end.done))]
+        turn = self._ended(end.done) if end.done else _lost(end)
         is_error = end.done is None or end.done.error is not None
         self._num_errors = self._num_errors + 1 if is_error else 0
         if is_error:
-            self.trace.add("error", "the cell failed", parent=event, detail="\n".join(told))
-        return prompts.Turn(said="", told="\n".join(told), output=end.done.output if end.done else None)
+            detail = f"{turn.told}\n{turn.failure}"
+            self.trace.add("error", "the cell failed", parent=event, detail=detail)
+        if num_ignored:
+            told = f"Only the first block was run; {num_ignored} more were not.\n{turn.told}"
+            turn = replace(turn, told=told)
+        return turn
 
-    def _ended(self, done: Done) -> list[str]:
+    def _ended(self, done: Done) -> prompts.Turn:
         self._has_read |= done.has_read
         self._content = done.answer
         self._final = done.final
         names = ", ".join(f"{name} ({kind})" for name, kind in done.names[-_MAX_SHOWN_NAMES:])
-        told = [f"Variables: {names}"]
-        if done.error:
-            line = f" in line {done.error.line} of the cell" if done.error.line else ""
-            told.append(f"The cell failed{line} with {done.error.type}:\n{fenced(done.error.message)}")
-        return told
+        told = f"Variables: {names}"
+        if not done.error:
+            return prompts.Turn(said="", told=told, output=done.output)
+        line = f" in line {done.error.line} of the cell" if done.error.line else ""
+        told += f"\nThe cell failed{line} with {done.error.type}:"
+        return prompts.Turn(said="", told=told, failure=done.error.message, output=done.output)
 
-    def _lost(self, end: CellEnd) -> list[str]:
-        lost = (
-            f"Lost: {', '.join(end.lost[:_MAX_SHOWN_NAMES])}." if end.lost else "Nothing of before is lost."
-        )
-        return [f"The cell had no end, and nothing of it is kept: {end.failure}.", lost]
+
+def _lost(end: CellEnd) -> prompts.Turn:
+    lost = f"Lost: {', '.join(end.lost[:_MAX_SHOWN_NAMES])}." if end.lost else "Nothing of before is lost."
+    return prompts.Turn(
+        said="", told=f"The cell had no end, and nothing of it is kept: {end.failure}.\n{lost}"
+    )

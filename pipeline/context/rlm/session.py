@@ -74,10 +74,13 @@ class Session:
         while True:
             begun_at = time.monotonic()
             message = await _received(link, left, self._cell_seconds)
-            left -= time.monotonic() - begun_at
             if isinstance(message, (LlmCall, RlmCall)):
+                asked_at = time.monotonic()
                 replies = await serve(message)
+                if not all(reply.is_refusal for reply in replies):  # to ask in vain comes to an end
+                    begun_at += time.monotonic() - asked_at
                 await link.send({"type": "reply", "results": [reply.model_dump() for reply in replies]})
+                left -= time.monotonic() - begun_at
             elif isinstance(message, Done) and message.cell == self._cell:
                 return message
             else:
