@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,32 @@ class Watched:
     async def run(self, request: SandboxRequest) -> SandboxResult:
         self.folder = Path(request.mounts[0].source)
         return await BubblewrapSandbox().run(request)
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+@dataclass
+class Intruded:
+    """Bubblewrap, but before the kernel others come to the socket."""
+
+    answers: list[bytes] = field(default_factory=list)  # that they got
+    name: str = "intruded"
+
+    async def run(self, request: SandboxRequest) -> SandboxResult:
+        path = Path(request.mounts[0].source) / "socket"
+        _, silent = await asyncio.open_unix_connection(path)
+        for greeting in (b"", b"\n", b"x" * 64 + b"\n", b"\xff" * 100_000):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(greeting + _READY)
+            with contextlib.suppress(ConnectionError):  # closed before it had said all
+                writer.write_eof()
+                self.answers.append(await reader.read())
+            writer.close()
+        try:
+            return await BubblewrapSandbox().run(request)
+        finally:
+            silent.close()
 
     async def close(self) -> None:
         """Do nothing."""
@@ -220,6 +247,16 @@ async def test_the_socket_lets_in_one_peer_and_only_with_the_token() -> None:
         done = await link.receive(60)
         assert isinstance(done, Done)
         assert done.output.head == "'abcd'\n"
+
+
+async def test_whoever_comes_before_the_kernel_without_the_token_is_sent_away() -> None:
+    sandbox = Intruded()
+    async with _start(sandbox)() as link:
+        await link.send({"type": "cell", "cell": 1, "source": "context + 'd'"})
+        done = await link.receive(60)
+    assert isinstance(done, Done)
+    assert done.output.head == "'abcd'\n"
+    assert not any(sandbox.answers)
 
 
 async def test_a_kernel_leaves_nothing_behind() -> None:
