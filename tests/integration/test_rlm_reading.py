@@ -118,7 +118,7 @@ async def test_a_list_of_texts_is_read_as_a_list(tmp_path: Path) -> None:
 
 async def test_a_repository_is_read_by_paths_lines_and_patterns(tmp_path: Path) -> None:
     files = {
-        "a/one.py": "x = 1\ny = 2\nz = 3\n",
+        "a/one.py": "x = 1\x0c\u2028\ny = 2\nz = 3\n",
         "a/b/two.py": "import one\ny = one.y\n",
         "README": "hello\n",
     }
@@ -152,6 +152,27 @@ async def test_both_sandboxes_carry_a_reading_with_children(sandbox: Sandbox, tm
     )
     answer = await read(model, "x" * 1200, tmp_path, question="How long are they?", sandbox=sandbox)
     assert answer.text == "500 + 700 characters"
+
+
+async def test_a_waiting_parent_holds_no_place_that_its_children_need(tmp_path: Path) -> None:
+    ask = "rs = rlm_query_batched([('{}', context)] * 2)\nFINAL('+'.join(r.value for r in rs))"
+    model = Model(
+        {
+            "top": [cell(ask.format("middle"))],
+            "middle": [cell(ask.format("low"))],
+            "low": [cell("FINAL(len(context))")],
+        }
+    )
+    budget = Budget(num_calls=100, max_depth=2)
+    answer = await read(model, "abc", tmp_path, question="top", budget=budget, num_children=1)
+    assert answer.text == "3+3+3+3"
+
+
+async def test_a_repl_below_that_has_no_answer_is_an_error_with_its_best_effort(tmp_path: Path) -> None:
+    code = "r = rlm_query_batched([('low', context)])[0]\nFINAL(f'{r.ok} {r.error.kind} {r.error.partial}')"
+    model = Model({"top": [cell(code)], "low": [cell("answer['content'] = context[:4]")]})
+    answer = await read(model, "half of it", tmp_path, question="top", num_iterations=3)
+    assert (answer.text, answer.ending) == ("False budget half", Ending.COMPLETE)
 
 
 async def test_a_repl_deeper_than_allowed_is_refused_as_an_error(tmp_path: Path) -> None:

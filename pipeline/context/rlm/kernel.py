@@ -162,7 +162,7 @@ class Repository:
             text = file.read()
         if start <= 1 and end is None:
             return text
-        return "".join(text.splitlines(keepends=True)[max(0, start - 1) : end])
+        return "".join(_lines(text)[max(0, start - 1) : end])
 
     def grep(self, pattern: str, path: str = "") -> list[tuple[str, int, str]]:
         """Return (path, line number, line) of each line that holds the regular expression."""
@@ -170,7 +170,7 @@ class Repository:
         found = []
         for name in self.paths(path):
             with contextlib.suppress(OSError):
-                lines = self.read(name).splitlines()
+                lines = [line.rstrip("\r\n") for line in _lines(self.read(name))]
                 found += [(name, i + 1, line) for i, line in enumerate(lines) if wanted.search(line)]
         return found
 
@@ -388,6 +388,11 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"a text is wanted, not {type(value).__name__}")
     return value
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines with their ends, as compilers count them: a form feed ends none."""
+    return list(io.StringIO(text, newline=""))
 
 
 def _kind(value: Any) -> str:
