@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,8 @@ from pipeline.context.descent.scorer import YesNoScorer
 from pipeline.context.lexical import LexicalIndex
 from pipeline.context.reading import Answer, Ending, Findings, Query, Tier
 from pipeline.context.reading_trace import Trace
+from pipeline.context.rlm.answer import answer as answer_by_code
+from pipeline.context.rlm.settings import RecursionSettings
 from pipeline.context.spending import Purse
 from pipeline.context.tree.cache import PartCache
 from pipeline.context.tree.index import index
@@ -75,9 +77,11 @@ async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: in
     if desk.generator is None:
         return _places_alone(await asyncio.to_thread(localise_by_words, query, book.words))
     settings = AnswerSettings(recurrence_depth=depth, seed=desk.settings.planner.seed)
-    purse = Purse.open(desk.folder / "spending.sqlite", budget, time.time() + budget.wall_seconds)
     chosen, why = await _chosen(query, book, tier, desk.generator, settings)
     desk.trace.add("decide", f"tier {chosen}: {why}")
+    if chosen == "recursive":
+        return await _by_code(query, book, desk, settings)
+    purse = Purse.open(desk.folder / "spending.sqlite", budget, time.time() + budget.wall_seconds)
     if chosen == "descent":
         pieces = Pieces(book.tree, book.units)
         findings = await localise_by_descent(
@@ -100,6 +104,28 @@ async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: in
         purse=purse,
         trace=desk.trace,
         settings=settings,
+    )
+
+
+async def _by_code(query: Query, book: Book, desk: Desk, settings: AnswerSettings) -> Answer:
+    assert desk.generator is not None
+    assert desk.sandbox is not None
+    snapshot, documents = book.source.snapshot, sorted(book.source.documents)
+    is_one_text = documents == list(snapshot.paths) and len(documents) == 1
+    defaults, depth, seed = RecursionSettings(), settings.recurrence_depth, settings.seed
+    return await answer_by_code(
+        query,
+        snapshot.read_bytes(documents[0]).decode("utf-8", "replace") if is_one_text else snapshot,
+        desk.settings.reading,
+        generator=desk.generator,
+        sandbox=desk.sandbox,
+        folder=desk.folder,
+        trace=desk.trace,
+        settings=replace(
+            defaults,
+            root=replace(defaults.root, recurrence_depth=depth, seed=seed),
+            leaf=replace(defaults.leaf, recurrence_depth=depth, seed=seed),
+        ),
     )
 
 

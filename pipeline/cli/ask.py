@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ from pipeline.cli.errors import ExitCode
 
 if TYPE_CHECKING:
     from pipeline.cli.inputs import Flags
-    from pipeline.context.reading import Answer
+    from pipeline.context.reading import Answer, Span
 
 READING = "The reading"
 
@@ -120,18 +121,17 @@ def _tell(answer: Answer, folder: Path, *, num_places: int, as_json: bool) -> No
     """Put the answer and its places on stdout, what else there is to say on stderr."""
     from dataclasses import asdict
 
-    from pipeline.text import count, duration, printable, printable_block
+    from pipeline.text import count, duration, printable_block
 
     if as_json:
         typer.echo(json.dumps({**asdict(answer), "folder": str(folder)}))
     else:
         if answer.text:
             typer.echo(printable_block(answer.text) if sys.stdout.isatty() else answer.text)
-        for number, span in enumerate(answer.spans[:num_places], 1):
-            name = f" {span.qualname}" if span.qualname else ""
-            typer.echo(
-                f"[{number}] {printable(span.path)}:{span.start_line}-{span.end_line}{printable(name)}"
-            )
+        cited = {int(number) for number in re.findall(r"\[(\d{1,4})\]", answer.text)}
+        for number, span in enumerate(answer.spans, 1):
+            if number <= num_places or number in cited:
+                typer.echo(f"[{number}] {_place(span)}")
     for warning in answer.warnings:
         typer.echo(f"warning: {warning}", err=True)
     spend = answer.spend
@@ -140,3 +140,10 @@ def _tell(answer: Answer, folder: Path, *, num_places: int, as_json: bool) -> No
         f"{answer.ending}, tier {answer.tier}: {count(spend.num_calls, 'call')}, {count(num_tokens, 'token')}"
     )
     typer.echo(f"{story}, {duration(spend.seconds)}; report: {folder / 'report.html'}", err=True)
+
+
+def _place(span: Span) -> str:
+    from pipeline.text import printable
+
+    lines = f"{printable(span.path)}:{span.start_line}-{span.end_line}"
+    return f"{lines} {printable(span.qualname)}" if span.qualname else lines

@@ -5,6 +5,7 @@ This is the prior of every tier, and the whole ranking where no model is asked.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,12 +34,20 @@ class Ranked:
     evidence: tuple[str, ...]
 
 
+class _BM25(BM25Okapi):
+    """BM25 with Lucene's idf: the classic one is zero or less for a word that half of the units have."""
+
+    def _calc_idf(self, nd: dict[str, int]) -> None:
+        num = self.corpus_size
+        self.idf = {word: math.log(1 + (num - count + 0.5) / (count + 0.5)) for word, count in nd.items()}
+
+
 class LexicalIndex:
     """The words of units, counted once for many queries."""
 
     def __init__(self, units: Iterable[Unit]) -> None:
         self.units: Sequence[Unit] = tuple(units)
-        self._bm25 = BM25Okapi([_terms(unit) for unit in self.units]) if self.units else None
+        self._bm25 = _BM25([_terms(unit) for unit in self.units]) if self.units else None
         self._by_name: dict[str, list[int]] = defaultdict(list)
         self._by_path: dict[str, list[int]] = defaultdict(list)
         for number, unit in enumerate(self.units):
