@@ -11,6 +11,7 @@ from typing import Literal
 
 from pipeline.ask.source import Source
 from pipeline.config import Settings
+from pipeline.context.actions.localise import ActionSettings, localise_by_actions
 from pipeline.context.descent.answer import AnswerSettings, answer_from, everything, fits
 from pipeline.context.descent.localise import localise_by_descent, localise_by_words
 from pipeline.context.descent.pieces import Pieces
@@ -28,7 +29,7 @@ from pipeline.context.units import Unit, units
 from pipeline.protocols import Generator, Sandbox
 from pipeline.telemetry import Action, Emit, Event
 
-Choice = Literal["auto", "lexical", "descent", "recursive"]
+Choice = Literal["auto", "lexical", "descent", "actions", "recursive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,16 @@ async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: in
             scorer=YesNoScorer(desk.generator, pieces, recurrence_depth=depth),
             purse=purse,
             trace=desk.trace,
+        )
+    elif chosen == "actions":
+        findings = await localise_by_actions(
+            query,
+            book.tree,
+            book.words,
+            generator=desk.generator,
+            purse=purse,
+            trace=desk.trace,
+            settings=ActionSettings(recurrence_depth=depth, seed=settings.seed),
         )
     elif chosen == "direct":
         findings = everything(book.units)

@@ -27,6 +27,7 @@ class TierChoice(enum.StrEnum):
     AUTO = "auto"
     LEXICAL = "lexical"
     DESCENT = "descent"
+    ACTIONS = "actions"
     RECURSIVE = "recursive"
 
 
@@ -40,7 +41,7 @@ def ask(
         TierChoice,
         typer.Option(
             help="lexical: words choose what the model reads; descent: the model judges a tree; "
-            "recursive: the model writes code that reads; auto: what the model is good for.",
+            "actions: it looks around in one; recursive: it writes code that reads; auto: what it can do.",
             rich_help_panel=READING,
         ),
     ] = TierChoice.AUTO,

@@ -8,18 +8,16 @@ import shutil
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pipeline.exceptions import InputError
 from pipeline.runs import write_atomically
 from pipeline.telemetry import Action, Emit, Event
 
 if TYPE_CHECKING:
-    from pipeline.ask.reader import Book, Desk
+    from pipeline.ask.reader import Book, Choice, Desk
     from pipeline.config import Settings
     from pipeline.context.reading import Answer
-
-Choice = Literal["auto", "lexical", "descent", "recursive"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.context.descent.spans import span_of
+from pipeline.context.paid import paid
 from pipeline.context.reading import Answer, Ending, Findings, Query, Spend
 from pipeline.context.reading_trace import Trace
 from pipeline.context.spending import BudgetSpentError, DeadlineError, Purse
@@ -99,32 +99,18 @@ async def _asked(
     trace: Trace,
     settings: AnswerSettings,
 ) -> Answer:
-    prompt = _prompt(query.text, units)
-    [num_tokens] = await generator.count_tokens([prompt])
+    sampling = Sampling(
+        recurrence_depth=settings.recurrence_depth,
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        seed=settings.seed,
+    )
     try:
-        held = purse.reserve(1, num_tokens + settings.max_tokens)
+        completion, spend = await paid(generator, purse, _prompt(query.text, units), sampling)
     except BudgetSpentError:
         return _without_text(findings, Ending.BUDGET_SPENT)
     except DeadlineError:
         return _without_text(findings, Ending.DEADLINE)
-    begun_at = time.monotonic()
-    try:
-        sampling = Sampling(
-            recurrence_depth=settings.recurrence_depth,
-            max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
-            seed=settings.seed,
-        )
-        [[completion]] = await generator.generate([prompt], sampling)
-        spend = Spend(
-            num_calls=1,
-            num_prompt_tokens=completion.num_prompt_tokens,
-            num_completion_tokens=completion.num_completion_tokens,
-            seconds=time.monotonic() - begun_at,
-        )
-        purse.settle(held, spend)
-    finally:
-        purse.release(held)  # what is settled stays
     trace.add("ask", f"the answer, from {len(units)} excerpts", detail=completion.text, seconds=spend.seconds)
     return Answer(
         text=completion.text.strip(),
