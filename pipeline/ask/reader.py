@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from pipeline.ask.probe import Capability
+from pipeline.ask.routing import route
 from pipeline.ask.source import Source
 from pipeline.config import Settings
 from pipeline.context.actions.localise import ActionSettings, localise_by_actions
@@ -64,6 +66,7 @@ class Desk:
     emit: Emit
     generator: Generator | None = None  # None: no model is asked
     sandbox: Sandbox | None = None  # where code that the model writes runs
+    probes: Mapping[tuple[str, int], Capability] = field(default_factory=dict)
 
 
 async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: int = 1) -> Answer:
@@ -78,7 +81,7 @@ async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: in
     if desk.generator is None:
         return _places_alone(await asyncio.to_thread(localise_by_words, query, book.words))
     settings = AnswerSettings(recurrence_depth=depth, seed=desk.settings.planner.seed)
-    chosen, why = await _chosen(query, book, tier, desk.generator, settings)
+    chosen, why = await _chosen(query, book, tier, desk, settings)
     desk.trace.add("decide", f"tier {chosen}: {why}")
     if chosen == "recursive":
         return await _by_code(query, book, desk, settings)
@@ -141,13 +144,16 @@ async def _by_code(query: Query, book: Book, desk: Desk, settings: AnswerSetting
 
 
 async def _chosen(
-    query: Query, book: Book, tier: Choice, generator: Generator, settings: AnswerSettings
+    query: Query, book: Book, tier: Choice, desk: Desk, settings: AnswerSettings
 ) -> tuple[Tier, str]:
+    generator = desk.generator
+    assert generator is not None
     if tier != "auto":
         return tier, "as asked for"
     if await fits(query, book.units, generator, settings):
         return "direct", "all of it fits the model's window"
-    return "lexical", "this model has not been probed"
+    model = (await generator.info()).model
+    return route(desk.probes.get((model, settings.recurrence_depth)))
 
 
 def _places_alone(findings: Findings) -> Answer:

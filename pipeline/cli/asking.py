@@ -78,13 +78,15 @@ async def answered(inquiry: Inquiry, settings: Settings, folder: Path, emit: Emi
 
 
 async def _seat_model(desk: Desk, inquiry: Inquiry, stack: AsyncExitStack) -> None:
+    from pipeline.ask.routing import kept_probes
     from pipeline.cli.compose import composed_generator, sandbox_edges
-    from pipeline.cli.home import memo_root
+    from pipeline.cli.home import memo_root, probes_path
     from pipeline.ledger import LedgerGenerator
 
     engine = await stack.enter_async_context(composed_generator(desk.settings, desk.emit))
     desk.generator = LedgerGenerator(engine, memo_root())
-    if inquiry.tier == "recursive":
+    desk.probes = kept_probes(probes_path())
+    if inquiry.tier in ("auto", "recursive"):
         desk.sandbox, _ = await sandbox_edges(desk.settings, desk.emit)
         stack.push_async_callback(desk.sandbox.close)
 

@@ -50,3 +50,8 @@ def memo_root() -> Path:
 def parts_path() -> Path:
     """Return the file of parsed sources, by content."""
     return home_root() / "parts.sqlite"
+
+
+def probes_path() -> Path:
+    """Return the file of what probed models can do."""
+    return home_root() / "probes.json"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from pipeline.cli import options
 from pipeline.exceptions import InputError, ModelUnavailableError
 
 if TYPE_CHECKING:
@@ -97,6 +98,26 @@ def path(name: Name = _DEFAULT, dtype: DtypeOption = "auto", as_json: JsonOption
     with _translated():
         folder = provision.resolve(name, dtype=_dtype(dtype))
     typer.echo(json.dumps({"name": name, "path": str(folder)}) if as_json else str(folder))
+
+
+@app.command()
+def probe(
+    ctx: typer.Context,
+    depth: Annotated[int, typer.Option(min=1, help="Recurrence depth to probe at.")] = 1,
+    shown: Annotated[bool, typer.Option("--show", help="Only show what is known already.")] = False,
+    model: options.Model = None,
+    endpoint: options.Endpoint = None,
+    sandbox: options.SandboxKind = None,
+    config: options.Config = None,
+    assignments: options.Assignments = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find out what a model can do on its own, so that `ask` gives it no more; takes minutes, and is kept."""
+    from pipeline.cli.probing import run_probe, table
+
+    if not shown:
+        run_probe(ctx, depth)
+    typer.echo(table(as_json=as_json))
 
 
 @contextmanager
