@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,10 @@ from pipeline.context.units import units
 from pipeline.core import Completion, GeneratorInfo, Prompt, Sampling, Step
 from pipeline.snapshot import Snapshot
 from pipeline.testing import ScriptedGenerator
+from workers.engine.backend import Piece as EnginePiece
+from workers.engine.batch import Event, SampleKey
+from workers.engine.service import EngineService
+from workers.engine.settings import EngineSettings
 from workers.reading import Material, WorkerSettings
 from workers.reading_pool import PoolLimits, RayScorer, WorkerPool
 
@@ -110,12 +114,57 @@ class SlowEngine:
 
 
 def _odds(prompt: Prompt, _: Sampling, __: int) -> str:
-    return str(crc32(prompt.messages[-1].content.encode()) / 2**32 * 6 - 3)
+    return _said(prompt.messages[-1].content.encode())
+
+
+def _said(text: bytes) -> str:
+    return str(crc32(text) / 2**32 * 6 - 3)
 
 
 def _first_token(said: str) -> tuple[Step, ...]:
     yes = 1 / (1 + math.exp(-float(said)))
     return (Step("Yes", math.log(yes), (("No", math.log(1 - yes)),)),)
+
+
+class TokenBackend:
+    """An engine's inside that answers as SlowEngine does; its tokens are the bytes of the last message."""
+
+    is_dead = False
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        """Return the bytes."""
+        return list(prompt.messages[-1].content.encode())
+
+    def check(self, sampling: Sampling) -> None:
+        """Take anything."""
+
+    async def stream(
+        self, request_id: str, tokens: list[int], sampling: Sampling, seed: int
+    ) -> AsyncGenerator[EnginePiece, None]:
+        """Say yes or no."""
+        await asyncio.sleep(0.05)
+        yield EnginePiece("Yes", 1, "stop", _first_token(_said(bytes(tokens))))
+
+    def shutdown(self) -> None:
+        """Nothing to end."""
+
+
+class TokenEngine(EngineService):
+    """An engine for `workers.cluster.attach`, on an actor whose methods name their client."""
+
+    def __init__(self) -> None:
+        super().__init__(TokenBackend(), EngineSettings(model_path="scripted", max_model_tokens=100_000))
+
+    async def touch(self, client: str) -> None:
+        """Take note."""
+
+    async def generate(
+        self, client: str, prompts: Sequence[Prompt], sampling: Sampling, wanted: Sequence[SampleKey]
+    ) -> AsyncGenerator[Event, None]:
+        """Draft the wanted samples."""
+        async with contextlib.aclosing(super().generate(prompts, sampling, wanted)) as events:
+            async for event in events:
+                yield event
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -27,12 +28,15 @@ from tests.integration.reading_tools import (
     Reading,
     Shelf,
     SlowEngine,
+    TokenEngine,
     read_over,
     reading_workers,
     until,
 )
 from workers import ray_runtime
-from workers.reading_pool import PoolLimits
+from workers.cluster import attach
+from workers.reading import WorkerSettings
+from workers.reading_pool import PoolLimits, WorkerPool
 
 pytestmark = pytest.mark.integration
 
@@ -112,6 +116,26 @@ async def test_what_was_read_before_costs_nothing_and_is_marked_so(shelf, undist
     assert again.found.spend.num_cached_calls == first.found.spend.num_calls
     assert all(event.is_cached for event in again.trace.events if event.kind == "score")
     assert set(desk.asked().values()) == {1}
+
+
+async def test_workers_share_the_engines_that_are_there(shelf, undisturbed, tmp_path):
+    import ray
+
+    names = ("engine-a", "engine-b")
+    engines = [ray.remote(TokenEngine).options(name=name, num_cpus=0).remote() for name in names]
+    desk, limits = Desk(tmp_path / "desk"), PoolLimits(num_workers=2)
+    pool = WorkerPool(WorkerSettings(make_generator=partial(attach, names, 60.0), memo=desk.memo), limits)
+    await pool.open(shelf.material)
+    try:
+        reading = await read_over(pool, shelf, desk)
+    finally:
+        await pool.close()
+
+    assert [span.node_id for span in reading.found.spans] == [s.node_id for s in undisturbed.found.spans]
+    counts = [(await engine.counters.remote()).num_requests for engine in engines]
+    assert sum(counts) == paid(reading)[0]
+    assert min(counts) > 0
+    await until(lambda: not reading_workers())
 
 
 async def test_no_worker_has_more_chunks_in_flight_than_it_may(shelf, tmp_path):
