@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
-from pipeline.core import Limits
+from pipeline.core import Budget, Limits
 from pipeline.exceptions import InputError
 
 
@@ -122,6 +122,7 @@ class Settings(BaseSettings):
     sandbox: SandboxSection = SandboxSection()
     planner: PlannerSection = PlannerSection()
     limits: Limits = Limits()
+    reading: Budget = Budget()  # of a question to `ask`
 
     @model_validator(mode="after")
     def _strong_is_there(self) -> Settings:

@@ -28,6 +28,7 @@ _COMMANDS = {
     "batch": _Entry(
         "pipeline.cli.batch:batch", "Repair many: run a file of tasks, several at once, and resume."
     ),
+    "ask": _Entry("pipeline.cli.ask:ask", "Answer a question about repositories or texts of any length."),
     "runs": _Entry("pipeline.cli.runs:app", "List past runs and show one."),
     "compare": _Entry("pipeline.cli.compare:compare", "Compare two batches of the same tasks, in pairs."),
     "bench": _Entry(

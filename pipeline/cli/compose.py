@@ -81,6 +81,19 @@ def roots(known_outcomes: Path | None = None) -> Roots:
 
 
 @asynccontextmanager
+async def composed_generator(settings: Settings, emit: Emit) -> AsyncIterator[Generator]:
+    """Yield what drafts: the endpoint that the settings name, or the local engine, which starts meanwhile.
+
+    Raises:
+        ModelUnavailableError: the model is not on this machine.
+        EnvironmentBrokenError: the server does not answer, or the engine's packages are missing.
+    """
+    engine = None if settings.endpoint.url else cluster_settings(settings)
+    async with _generator(settings, engine, emit) as generator:
+        yield generator
+
+
+@asynccontextmanager
 async def _generator(
     settings: Settings, engine: ClusterSettings | None, emit: Emit
 ) -> AsyncIterator[Generator]:

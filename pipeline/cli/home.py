@@ -1,4 +1,4 @@
-"""Where loopwright keeps what outlives a command: models, runs, environments, clones, engine, outcomes."""
+"""Where loopwright keeps what outlives a command: models, runs, environments, clones, engine, readings."""
 
 from __future__ import annotations
 
@@ -35,3 +35,18 @@ def engine_root() -> Path:
 def outcomes_path() -> Path:
     """Return the file of past rounds that the escalation policy learns from."""
     return home_root() / "outcomes.jsonl"
+
+
+def readings_root() -> Path:
+    """Return the folder that holds one folder per question that was asked."""
+    return home_root() / "readings"
+
+
+def memo_root() -> Path:
+    """Return the folder of what models answered to questions, by content."""
+    return home_root() / "memo"
+
+
+def parts_path() -> Path:
+    """Return the file of parsed sources, by content."""
+    return home_root() / "parts.sqlite"

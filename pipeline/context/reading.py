@@ -9,22 +9,10 @@ import enum
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from pipeline.context.failures import Evidence
 
-Tier = Literal["lexical", "descent", "actions", "recursive"]
-
-
-class Budget(BaseModel):
-    """What one question may cost, all its parallel and recursive parts together."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_calls: int = Field(default=64, ge=0)  # of the model, those within calls included
-    num_tokens: int = Field(default=200_000, ge=0)  # of prompts and completions
-    wall_seconds: float = Field(default=600.0, gt=0)
-    max_depth: int = Field(default=1, ge=0)  # of recursive calls below the root
+# direct: everything, without a choice; lexical: chosen by words.
+Tier = Literal["direct", "lexical", "descent", "actions", "recursive"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.context.reading import Budget, Spend
+from pipeline.context.reading import Spend
+from pipeline.core import Budget
 from pipeline.exceptions import LimitReachedError
 from pipeline.owner import Owner, this_process
 

@@ -14,13 +14,13 @@ from pipeline.context.descent.localise import localise_by_descent, localise_by_w
 from pipeline.context.descent.pieces import Pieces
 from pipeline.context.descent.scorer import YesNoScorer, shuffled
 from pipeline.context.lexical import LexicalIndex
-from pipeline.context.reading import Budget, Ending, Findings, Query
+from pipeline.context.reading import Ending, Findings, Query
 from pipeline.context.reading_trace import Trace
 from pipeline.context.spending import BudgetSpentError, Purse
 from pipeline.context.tree.index import index
 from pipeline.context.tree.repo_tree import RepoTree
 from pipeline.context.units import units
-from pipeline.core import Prompt, Sampling, Step
+from pipeline.core import Budget, Prompt, Sampling, Step
 from pipeline.exceptions import GeneratorError
 from pipeline.snapshot import Snapshot
 from pipeline.testing import ScriptedGenerator

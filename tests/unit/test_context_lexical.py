@@ -91,6 +91,17 @@ def test_the_deepest_frame_comes_first(found):
     assert places(LexicalIndex(found), query)[:2] == ["shop/mail.py::send", "shop/basket.py::Basket.total"]
 
 
+def test_each_traceback_has_a_deepest_frame(found):
+    query = "shop/mail.py:2: in send\ntests/test_basket.py:2: in test\nshop/basket.py:10: in total\n"
+    scores = {one.unit.place: one.score for one in LexicalIndex(found).ranked(query)}
+    without = {one.unit.place: one.score for one in LexicalIndex(found).ranked(query, with_pointers=False)}
+
+    assert scores["shop/mail.py::send"] - without["shop/mail.py::send"] == pytest.approx(1.0)
+    assert scores["shop/basket.py::Basket.total"] - without["shop/basket.py::Basket.total"] == pytest.approx(
+        1.0
+    )
+
+
 def test_frames_of_other_languages_are_read(found):
     assert places(LexicalIndex(found), "panic at go/ship.go:8 +0x1d")[0] == "go/ship.go::Weigh"
 
@@ -104,13 +115,6 @@ def test_namesakes_share_what_a_name_counts(found):
     alone = {one.unit.place: one.score for one in LexicalIndex(found).ranked("`Weigh`")}
 
     assert scores["shop/mail.py::send"] < alone["go/ship.go::Weigh"]
-
-
-def test_an_error_message_finds_the_code_that_has_it(found):
-    ranked = LexicalIndex(found).ranked("ValueError: the basket is closed already")
-
-    assert ranked[0].unit.place == "shop/basket.py::Basket.is_empty"
-    assert "has a text of the query" in ranked[0].evidence
 
 
 def test_without_pointers_only_words_count(found):

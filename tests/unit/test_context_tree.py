@@ -276,6 +276,18 @@ def test_nothing_vanishes_each_path_is_kept_or_skipped_with_a_reason(tmp_path):
     }
 
 
+def test_a_file_that_somebody_names_is_kept_whatever_it_is_called(tmp_path):
+    log = "a line of a log\n" * 100_000
+    tree_of(tmp_path, {"app.log": log, "yarn.lock": "x\n", "core.bin": b"\0\0"})
+    snapshot = Snapshot(root=tmp_path, commit="")
+
+    tree = index(snapshot, documents=["app.log", "yarn.lock", "core.bin"])
+
+    assert sorted(tree.files) == ["app.log", "yarn.lock"]
+    assert tree.leaves("app.log")[-1].end_line == 100_000
+    assert tree.skipped == {"core.bin": "binary"}
+
+
 def test_every_node_is_reached_from_the_root_by_its_children(tmp_path):
     files = {"a.py": "class A:\n    def f(self): pass\n", "b/c/d.py": "def g(): pass\n", "b/e.txt": "x\n"}
     tree = tree_of(tmp_path, files)

@@ -53,7 +53,7 @@ class Descender:
 
     async def descend(self, ranked: Sequence[Ranked], judge: Judge) -> dict[str, float]:
         """Judge cards level by level, then bodies; return the scores of the bodies by their units' places."""
-        priors = _priors(ranked)
+        priors = priors_of(ranked)
         frontier, found = [self._tree.root], [one.unit for one in ranked[: self._options.num_lexical]]
         while frontier:
             found += self._leaves(frontier, priors)
@@ -62,10 +62,7 @@ class Descender:
         return await judge.judge([body_of(unit) for unit in bodies])
 
     def _inner(self, nodes: Iterable[Node]) -> list[Node]:
-        return [child for node in nodes for child in self._tree.children(node) if self._is_inner(child)]
-
-    def _is_inner(self, node: Node) -> bool:
-        return node.kind in ("package", "file") or (node.kind == "class" and bool(node.children))
+        return [child for node in nodes for child in self._tree.children(node) if is_inner(child)]
 
     def _leaves(self, nodes: Iterable[Node], priors: Mapping[str, float]) -> list[Unit]:
         found = [
@@ -86,7 +83,12 @@ class Descender:
         return [cards[card] for card in hopeful[: self._options.beam]]
 
 
-def _priors(ranked: Iterable[Ranked]) -> dict[str, float]:
+def is_inner(node: Node) -> bool:
+    """Say whether a node is opened and not judged by its text."""
+    return node.kind in ("package", "file") or (node.kind == "class" and bool(node.children))
+
+
+def priors_of(ranked: Iterable[Ranked]) -> dict[str, float]:
     """Return the lexical score of each unit that has one, and of each node the highest below it."""
     priors: dict[str, float] = {}
     for one in ranked:

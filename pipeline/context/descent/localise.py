@@ -9,12 +9,12 @@ from dataclasses import replace
 from pipeline.context.descent.beam import Descender, Options
 from pipeline.context.descent.fuse import reciprocal_ranks
 from pipeline.context.descent.judge import Judge, Scorer
+from pipeline.context.descent.spans import span_of
 from pipeline.context.lexical import LexicalIndex, Ranked
 from pipeline.context.reading import Findings, Query, Span, Spend
 from pipeline.context.reading_trace import Trace
 from pipeline.context.spending import BudgetSpentError, Purse
 from pipeline.context.tree.repo_tree import RepoTree
-from pipeline.context.units import Unit
 
 _MAX_SPANS = 100
 
@@ -22,7 +22,7 @@ _MAX_SPANS = 100
 def localise_by_words(query: Query, index: LexicalIndex) -> Findings:
     """Return what the words and pointers of a query find; no model is asked."""
     begun_at = time.monotonic()
-    spans = tuple(_span(one.unit, one.score, one.evidence) for one in index.ranked(query.text)[:_MAX_SPANS])
+    spans = tuple(span_of(one.unit, one.score, one.evidence) for one in index.ranked(query.text)[:_MAX_SPANS])
     spend = Spend(seconds=time.monotonic() - begun_at)
     return Findings(spans=spans, tier="lexical", coverage=1.0, spend=spend)
 
@@ -80,18 +80,5 @@ def _fused(index: LexicalIndex, ranked: Sequence[Ranked], scores: Mapping[str, f
     order = sorted(fused, key=lambda place: -fused[place])
     said = {place: (f"the model says {score:+.2f}",) for place, score in scores.items()}
     return tuple(
-        _span(units[place], fused[place], (*why.get(place, ()), *said.get(place, ()))) for place in order
-    )
-
-
-def _span(unit: Unit, score: float, evidence: tuple[str, ...]) -> Span:
-    node = unit.node
-    return Span(
-        path=node.path,
-        qualname=node.qualname if node.kind == "function" else "",
-        start_line=node.start_line,
-        end_line=node.end_line,
-        score=score,
-        evidence=evidence,
-        node_id=node.node_id,
+        span_of(units[place], fused[place], (*why.get(place, ()), *said.get(place, ()))) for place in order
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.context.tree.cache import PartCache, packed
@@ -13,7 +13,7 @@ from pipeline.context.tree.file_parts import file_parts
 from pipeline.context.tree.languages import language_of
 from pipeline.context.tree.node import LeafLimits
 from pipeline.context.tree.repo_tree import IndexedFile, RepoTree
-from pipeline.context.tree.skipped import MAX_FILE_BYTES, skip_reason
+from pipeline.context.tree.skipped import MAX_DOCUMENT_BYTES, MAX_FILE_BYTES, skip_reason
 from pipeline.snapshot import Snapshot
 
 _VERSION = 1  # of how a file is cut and packed: raise it with every change that makes other parts
@@ -29,15 +29,20 @@ class _Reading:
 
 
 def index(
-    snapshot: Snapshot, *, limits: LeafLimits | None = None, cache: PartCache | None = None
+    snapshot: Snapshot,
+    *,
+    limits: LeafLimits | None = None,
+    cache: PartCache | None = None,
+    documents: Collection[str] = (),
 ) -> RepoTree:
     """Return the tree of a snapshot.
 
     With a cache, files whose blobs are known to it are not parsed again. Links are skipped: what they lead to
-    stands in the tree under its own path.
+    stands in the tree under its own path. `documents` are paths that somebody has named: they are kept
+    whatever they are called, up to 256 MiB.
     """
     limits = limits or LeafLimits()
-    reading = _read(snapshot, limits)
+    reading = _read(snapshot, limits, frozenset(documents))
     known = cache.get(key for _, key in reading.keys.values()) if cache else {}
     for batch in _batches({key: path for path, (_, key) in reading.keys.items() if key not in known}):
         new = {key: _parsed(snapshot, path, limits) for key, path in batch.items()}
@@ -48,11 +53,13 @@ def index(
     return RepoTree(files, reading.skipped)
 
 
-def _read(snapshot: Snapshot, limits: LeafLimits) -> _Reading:
+def _read(snapshot: Snapshot, limits: LeafLimits, documents: frozenset[str]) -> _Reading:
     reading, root = _Reading(), str(snapshot.root)
     for path in snapshot.paths:
-        reason, data = _content(snapshot, root, path)
-        if reason := reason or skip_reason(path, data):
+        is_document = path in documents
+        max_bytes = MAX_DOCUMENT_BYTES if is_document else MAX_FILE_BYTES
+        reason, data = _content(snapshot, root, path, max_bytes)
+        if reason := reason or skip_reason(path, data, is_document=is_document):
             reading.skipped[path] = reason
             continue
         blob = blob_hash(data)
@@ -63,8 +70,8 @@ def _read(snapshot: Snapshot, limits: LeafLimits) -> _Reading:
     return reading
 
 
-def _content(snapshot: Snapshot, root: str, path: str) -> tuple[str, bytes]:
-    """Return why a file cannot be read, or its bytes."""
+def _content(snapshot: Snapshot, root: str, path: str, max_bytes: int) -> tuple[str, bytes]:
+    """Return why a file cannot be read, or its bytes, of one that is too long no more than that shows."""
     if path in snapshot.changed:
         return "", snapshot.changed[path]
     try:
@@ -75,7 +82,7 @@ def _content(snapshot: Snapshot, root: str, path: str) -> tuple[str, bytes]:
         if not stat.S_ISREG(mode):
             return ("link" if stat.S_ISLNK(mode) else "not a regular file"), b""
         with open(name, "rb") as file:
-            return "", file.read(MAX_FILE_BYTES + 1)
+            return "", file.read(max_bytes + 1)
     except OSError as exc:
         return f"not readable ({type(exc).__name__})", b""
 

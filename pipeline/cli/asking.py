@@ -1,0 +1,101 @@
+"""What `ask` does: gathers the source, lets a tier read it, and keeps answer, account and page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.exceptions import InputError
+from pipeline.runs import write_atomically
+from pipeline.telemetry import Action, Emit, Event
+
+if TYPE_CHECKING:
+    from pipeline.ask.reader import Book, Choice, Desk
+    from pipeline.config import Settings
+    from pipeline.context.reading import Answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inquiry:
+    """What was typed."""
+
+    paths: tuple[str, ...]
+    question: str
+    tier: Choice
+    with_model: bool
+    recurrence_depth: int
+
+
+def new_reading() -> Path:
+    """Make the folder of a new reading.
+
+    Raises:
+        EnvironmentBrokenError: it cannot be made.
+    """
+    from pipeline.cli.home import readings_root
+    from pipeline.cli.run_store import new_run_id
+    from pipeline.workspace.problems import explained
+
+    folder = readings_root() / new_run_id()
+    try:
+        folder.mkdir(parents=True)
+    except OSError as exc:
+        raise explained(exc, readings_root()) from exc
+    return folder
+
+
+async def answered(inquiry: Inquiry, settings: Settings, folder: Path, emit: Emit) -> Answer:
+    """Answer a question; what came of it is kept in the folder.
+
+    Raises:
+        InputError: a path or a setting that cannot be used.
+        BudgetSpentError: the reading may take more calls than the settings allow.
+        EnvironmentBrokenError: engine, sandbox or git failed.
+    """
+    from pipeline.ask.page import render_reading
+    from pipeline.ask.reader import Desk, read
+    from pipeline.context.reading_trace import Trace
+
+    desk = Desk(folder=folder, settings=settings, trace=Trace(folder / "trace.jsonl"), emit=emit)
+    async with AsyncExitStack() as stack:
+        if inquiry.with_model:  # it starts while the source is gathered
+            await _seat_model(desk, inquiry, stack)
+        book = await asyncio.to_thread(_book, inquiry, folder, emit)
+        stack.callback(shutil.rmtree, folder / "tree", ignore_errors=True)
+        emit(Event(Action.STAGE_STARTED, "reading", {"stage": "read"}))
+        answer = await read(inquiry.question, book, inquiry.tier, desk, depth=inquiry.recurrence_depth)
+        emit(Event(Action.STAGE_FINISHED, f"read, tier {answer.tier}", {"stage": "read"}))
+    page = render_reading(inquiry.question, answer, desk.trace.events)
+    write_atomically(folder / "report.html", page.encode())
+    kept = {"question": inquiry.question, "paths": inquiry.paths, **asdict(answer)}
+    write_atomically(folder / "answer.json", json.dumps(kept, indent=1).encode())
+    return answer
+
+
+async def _seat_model(desk: Desk, inquiry: Inquiry, stack: AsyncExitStack) -> None:
+    from pipeline.cli.compose import composed_generator, sandbox_edges
+    from pipeline.cli.home import memo_root
+    from pipeline.ledger import LedgerGenerator
+
+    engine = await stack.enter_async_context(composed_generator(desk.settings, desk.emit))
+    desk.generator = LedgerGenerator(engine, memo_root())
+    if inquiry.tier == "recursive":
+        desk.sandbox, _ = await sandbox_edges(desk.settings, desk.emit)
+        stack.push_async_callback(desk.sandbox.close)
+
+
+def _book(inquiry: Inquiry, folder: Path, emit: Emit) -> Book:
+    from pipeline.ask.reader import opened
+    from pipeline.ask.source import gather
+    from pipeline.cli.home import clones_root, parts_path
+
+    source = gather(inquiry.paths, folder / "tree", clone_cache=clones_root())
+    book = opened(source, parts_path(), emit)
+    if not book.units:
+        raise InputError("there is no text in what was given", hint="binary and generated files are skipped")
+    return book

@@ -1,0 +1,1 @@
+"""Tier M: a model moves over the tree by actions whose form a grammar fixes."""
