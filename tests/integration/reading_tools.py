@@ -23,12 +23,12 @@ from pipeline.context.descent.judge import Scorer
 from pipeline.context.descent.localise import localise_by_descent
 from pipeline.context.descent.memo import ScoreMemo
 from pipeline.context.lexical import LexicalIndex
-from pipeline.context.reading import Budget, Findings, Query
+from pipeline.context.reading import Findings, Query
 from pipeline.context.reading_trace import Trace
 from pipeline.context.spending import Purse
 from pipeline.context.tree.index import index
 from pipeline.context.units import units
-from pipeline.core import Completion, GeneratorInfo, Prompt, Sampling, Step
+from pipeline.core import Budget, Completion, GeneratorInfo, Prompt, Sampling, Step
 from pipeline.snapshot import Snapshot
 from pipeline.testing import ScriptedGenerator
 from workers.engine.backend import Piece as EnginePiece

@@ -14,10 +14,9 @@ from pipeline.context.descent.judge import Judge
 from pipeline.context.descent.memo import MemoScorer, ScoreMemo
 from pipeline.context.descent.pieces import Piece
 from pipeline.context.descent.scorer import Score, YesNoScorer, score_key
-from pipeline.context.reading import Budget
 from pipeline.context.reading_trace import Trace
 from pipeline.context.spending import Purse
-from pipeline.core import Step
+from pipeline.core import Budget, Step
 from pipeline.exceptions import GeneratorError
 from pipeline.testing import ScriptedGenerator
 
