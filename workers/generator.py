@@ -137,6 +137,10 @@ class RayGenerator:
             raise _first(errors) from None
         return batch.result()
 
+    async def queue_length(self) -> int:
+        """Return the samples that wait or run in the shortest queue; 0 where no engine answers."""
+        return min((await _lengths(self._replicas)).values(), default=0)
+
     async def _from_any(self, ask: Callable[[Replica], Awaitable[_Answer]]) -> _Answer:
         """Return the answer of the first replica that is not dead; all give the same."""
         *others, last = self._replicas
@@ -167,9 +171,12 @@ class RayGenerator:
         """Return the queue of each replica that answers, or of all, as 0, when none does."""
         if len(replicas) == 1:
             return {replicas[0]: 0}
-        answers = await asyncio.gather(*(r.queue_length() for r in replicas), return_exceptions=True)
-        lengths = {r: n for r, n in zip(replicas, answers, strict=True) if isinstance(n, int)}
-        return lengths or dict.fromkeys(replicas, 0)
+        return await _lengths(replicas) or dict.fromkeys(replicas, 0)
+
+
+async def _lengths(replicas: Sequence[Replica]) -> dict[Replica, int]:
+    answers = await asyncio.gather(*(r.queue_length() for r in replicas), return_exceptions=True)
+    return {r: n for r, n in zip(replicas, answers, strict=True) if isinstance(n, int)}
 
 
 def _first(errors: BaseExceptionGroup[Exception]) -> Exception:

@@ -19,7 +19,7 @@ from pipeline.context.spending import BudgetSpentError, DeadlineError, Purse
 from pipeline.exceptions import GeneratorError
 
 _BATCH = 16  # pieces, each of one to three prompts
-_NUM_IN_FLIGHT = 2  # batches: one is computed while the next one waits
+_NUM_IN_FLIGHT = 2  # batches for each that is worked on: one is computed while the next one waits
 
 
 class Scorer(Protocol):
@@ -30,12 +30,21 @@ class Scorer(Protocol):
         """How many calls of the model one piece takes."""
         ...
 
+    @property
+    def num_parallel(self) -> int:
+        """How many batches are worked on side by side."""
+        ...
+
     async def count_tokens(self, query: str, pieces: Sequence[Piece]) -> int:
-        """Return how many tokens the calls for these pieces take, answers included."""
+        """Return how many tokens the calls for these pieces take, answers included.
+
+        Raises:
+            GeneratorError: the engine failed.
+        """
         ...
 
     async def scores(self, query: str, pieces: Sequence[Piece]) -> list[Score]:
-        """Return a score for each piece, in order.
+        """Return a score for each piece, in order; one that is lost says why in its `error`.
 
         Raises:
             GeneratorError: the engine failed.
@@ -52,7 +61,6 @@ class Judge:
     purse: Purse
     trace: Trace
     parent: int
-    num_in_flight: int = _NUM_IN_FLIGHT
     ending: Ending = Ending.COMPLETE
     num_wanted: int = 0
     num_judged: int = 0
@@ -66,7 +74,7 @@ class Judge:
     async def judge(self, pieces: Sequence[Piece]) -> dict[str, float]:
         """Return the scores of the pieces that got one, by key."""
         self.num_wanted += len(pieces)
-        slots = asyncio.Semaphore(self.num_in_flight)
+        slots = asyncio.Semaphore(_NUM_IN_FLIGHT * self.scorer.num_parallel)
         batches = [pieces[start : start + _BATCH] for start in range(0, len(pieces), _BATCH)]
 
         async def one(batch: Sequence[Piece]) -> dict[str, float]:
@@ -80,32 +88,35 @@ class Judge:
         return found
 
     async def _batch(self, batch: Sequence[Piece]) -> dict[str, float]:
-        num_calls = len(batch) * self.scorer.calls_per_piece
-        try:
-            held = self.purse.reserve(num_calls, await self.scorer.count_tokens(self.query, batch))
-        except BudgetSpentError as exc:
-            return self._cut(Ending.BUDGET_SPENT, exc)
-        except DeadlineError as exc:
-            return self._cut(Ending.DEADLINE, exc)
-        begun_at = time.monotonic()
         try:
             async with asyncio.timeout(self.purse.remaining().seconds):
-                scores = await self.scorer.scores(self.query, batch)
-            self._settle(held, scores, time.monotonic() - begun_at)
-        except TimeoutError as exc:
+                scores = await self._paid(batch)
+        except BudgetSpentError as exc:
+            return self._cut(Ending.BUDGET_SPENT, exc)
+        except (DeadlineError, TimeoutError) as exc:
             return self._cut(Ending.DEADLINE, exc)
         except GeneratorError as exc:
             self.trace.add("error", f"{len(batch)} pieces are not judged: {exc}", parent=self.parent)
             return {}
+        return self._told(batch, scores)
+
+    async def _paid(self, batch: Sequence[Piece]) -> list[Score]:
+        num_calls = len(batch) * self.scorer.calls_per_piece
+        held = self.purse.reserve(num_calls, await self.scorer.count_tokens(self.query, batch))
+        begun_at = time.monotonic()
+        try:
+            scores = await self.scorer.scores(self.query, batch)
+            self._settle(held, scores, time.monotonic() - begun_at)
         finally:
             self.purse.release(held)  # what is settled stays
-        return self._told(batch, scores)
+        return scores
 
     def _settle(self, held: str, scores: Sequence[Score], seconds: float) -> None:
         spend = Spend(
-            num_calls=len(scores) * self.scorer.calls_per_piece,
+            num_calls=sum(score.num_calls for score in scores),
             num_prompt_tokens=sum(score.num_prompt_tokens for score in scores),
             num_completion_tokens=sum(score.num_completion_tokens for score in scores),
+            num_cached_calls=self.scorer.calls_per_piece * sum(score.is_cached for score in scores),
             seconds=seconds,
         )
         self.purse.settle(held, spend)
@@ -114,13 +125,17 @@ class Judge:
     def _told(self, batch: Sequence[Piece], scores: Sequence[Score]) -> dict[str, float]:
         for piece, score in zip(batch, scores, strict=True):
             said = "no answer" if score.value is None else f"{score.value:+.2f}"
+            if score.error:
+                said = f"not judged, {score.error}"
             self.trace.add(
-                "score",
+                "error" if score.error else "score",
                 f"{piece.key}: {said}",
                 parent=self.parent,
                 node_id=piece.node_id,
                 num_prompt_tokens=score.num_prompt_tokens,
                 num_completion_tokens=score.num_completion_tokens,
+                is_cached=score.is_cached,
+                worker=score.worker,
             )
         pairs = zip(batch, scores, strict=True)
         return {piece.key: score.value for piece, score in pairs if score.value is not None}
@@ -128,5 +143,5 @@ class Judge:
     def _cut(self, ending: Ending, exc: Exception) -> dict[str, float]:
         if self.ending is Ending.COMPLETE:
             self.ending = ending
-            self.trace.add("error", f"judging ends here: {exc or 'no time is left'}", parent=self.parent)
+            self.trace.add("error", f"judging ends here: {str(exc) or 'no time is left'}", parent=self.parent)
         return {}

@@ -6,9 +6,11 @@ the same model on the same piece where there is no query, and where its words st
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +20,7 @@ from pipeline.protocols import Generator
 
 PROMPT_VERSION = 1  # raise it with every change of the words below
 Calibration = Literal["none", "empty", "shuffled", "both"]
+CALLS_PER_PIECE: Mapping[Calibration, int] = {"none": 1, "empty": 2, "shuffled": 2, "both": 3}
 _SYSTEM = "You find code in a repository. You answer with one word, Yes or No."
 _ASK = "The query:\n{query}\n\nA piece of the repository:\n{piece}\n\nIs this piece what the query is about?"
 _NO_QUERY = "(no query)"
@@ -33,6 +36,10 @@ class Score:
     raw: float | None  # the log odds of yes, not calibrated
     num_prompt_tokens: int
     num_completion_tokens: int
+    num_calls: int  # of the model, made for this score
+    is_cached: bool = False  # from the memo: nothing was paid
+    worker: str = ""  # on which it was asked, or lost
+    error: str = ""  # why the model was not asked, or its answer did not arrive
 
 
 class YesNoScorer:
@@ -56,7 +63,26 @@ class YesNoScorer:
     @property
     def calls_per_piece(self) -> int:
         """How many calls of the model one piece takes."""
-        return {"none": 1, "empty": 2, "shuffled": 2, "both": 3}[self._calibration]
+        return CALLS_PER_PIECE[self._calibration]
+
+    @property
+    def num_parallel(self) -> int:
+        """How many batches are worked on side by side."""
+        return 1
+
+    async def keys(self, query: str, pieces: Sequence[Piece]) -> list[str]:
+        """Return for each piece a hash of all that its score depends on."""
+        model = (await self._generator.info()).model
+        return [
+            score_key(
+                self._pieces.text(piece),
+                query,
+                model=model,
+                recurrence_depth=self._sampling.recurrence_depth,
+                calibration=self._calibration,
+            )
+            for piece in pieces
+        ]
 
     async def scores(self, query: str, pieces: Sequence[Piece]) -> list[Score]:
         """Return a score for each piece, in order, all asked in one batch.
@@ -92,6 +118,20 @@ def prompt(query: str, piece: str) -> Prompt:
     )
 
 
+def score_key(
+    text: str,
+    query: str,
+    *,
+    model: str,
+    recurrence_depth: int,
+    calibration: Calibration,
+    prompt_version: int = PROMPT_VERSION,
+) -> str:
+    """Return the key of a score: those with the same key are the same."""
+    parts = [text, query, model, recurrence_depth, calibration, prompt_version]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
 def shuffled(query: str) -> str:
     """Return the query's words in a random order, always the same."""
     words = query.split()
@@ -124,4 +164,5 @@ def _score(answers: Sequence[Completion]) -> Score:
         raw,
         sum(answer.num_prompt_tokens for answer in answers),
         sum(answer.num_completion_tokens for answer in answers),
+        len(answers),
     )
