@@ -16,6 +16,7 @@ from pipeline.config import Settings
 from pipeline.context.actions.localise import ActionSettings, localise_by_actions
 from pipeline.context.descent.answer import AnswerSettings, answer_from, everything, fits
 from pipeline.context.descent.localise import localise_by_descent, localise_by_words
+from pipeline.context.descent.memo import MemoScorer, ScoreMemo
 from pipeline.context.descent.pieces import Pieces
 from pipeline.context.descent.scorer import YesNoScorer
 from pipeline.context.lexical import LexicalIndex
@@ -61,6 +62,7 @@ class Desk:
     """What a reading is done with."""
 
     folder: Path
+    scores: Path  # the file of finished judgements, shared by all readings
     settings: Settings
     trace: Trace
     emit: Emit
@@ -92,7 +94,9 @@ async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: in
             query,
             book.tree,
             book.words,
-            scorer=YesNoScorer(desk.generator, pieces, recurrence_depth=depth),
+            scorer=MemoScorer(
+                YesNoScorer(desk.generator, pieces, recurrence_depth=depth), ScoreMemo(desk.scores)
+            ),
             purse=purse,
             trace=desk.trace,
         )

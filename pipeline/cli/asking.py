@@ -59,9 +59,11 @@ async def answered(inquiry: Inquiry, settings: Settings, folder: Path, emit: Emi
     """
     from pipeline.ask.page import render_reading
     from pipeline.ask.reader import Desk, read
+    from pipeline.cli.home import scores_path
     from pipeline.context.reading_trace import Trace
 
-    desk = Desk(folder=folder, settings=settings, trace=Trace(folder / "trace.jsonl"), emit=emit)
+    trace = Trace(folder / "trace.jsonl")
+    desk = Desk(folder=folder, scores=scores_path(), settings=settings, trace=trace, emit=emit)
     async with AsyncExitStack() as stack:
         if inquiry.with_model:  # it starts while the source is gathered
             await _seat_model(desk, inquiry, stack)

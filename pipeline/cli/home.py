@@ -55,3 +55,8 @@ def parts_path() -> Path:
 def probes_path() -> Path:
     """Return the file of what probed models can do."""
     return home_root() / "probes.json"
+
+
+def scores_path() -> Path:
+    """Return the file of what models judged of pieces of sources, by content."""
+    return home_root() / "scores.sqlite"

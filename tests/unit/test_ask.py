@@ -44,7 +44,14 @@ def book_of(tmp_path, *paths):
 
 def desk(tmp_path, generator=None, **reading) -> Desk:
     settings = Settings.model_validate({"reading": reading})
-    return Desk(folder=tmp_path, settings=settings, trace=Trace(), emit=discard, generator=generator)
+    return Desk(
+        folder=tmp_path,
+        scores=tmp_path / "scores.sqlite",
+        settings=settings,
+        trace=Trace(),
+        emit=discard,
+        generator=generator,
+    )
 
 
 class TestSource:
@@ -164,6 +171,24 @@ class TestReading:
         titles = [event.title for event in seat.trace.events]
         assert "tier direct: all of it fits the model's window" in titles
         assert "boxes.py::weigh" in titles
+
+    @pytest.mark.parametrize("tier", ["descent", "actions"])
+    async def test_a_tier_that_is_asked_for_reads(self, tmp_path, shop, tier):
+        seat = desk(tmp_path, ScriptedGenerator(["DONE n2"]), num_calls=100)
+
+        answer = await read("weigh a box", book_of(tmp_path, shop), tier, seat)
+
+        assert (answer.tier, answer.ending) == (tier, Ending.COMPLETE)
+        assert answer.text == "DONE n2"
+        assert {span.qualname for span in answer.spans} >= {"weigh", "ship"}
+
+    async def test_a_descent_that_is_asked_for_again_judges_nothing_twice(self, tmp_path, shop):
+        book, generator = book_of(tmp_path, shop), ScriptedGenerator(["Yes"])
+        first = await read("weigh", book, "descent", desk(tmp_path, generator))
+
+        again = await read("weigh", book, "descent", desk(tmp_path, generator))
+
+        assert (again.spend.num_calls, again.spans) == (1, first.spans)  # the answer itself
 
 
 class TestAccount:
