@@ -172,7 +172,7 @@ async def test_ten_killed_workers_change_nothing_and_nothing_is_accounted_twice(
 async def test_workers_that_are_lost_for_good_lower_coverage_and_are_named(shelf, undisturbed, tmp_path):
     desk = Desk(tmp_path / "desk")
     async with desk.pool(shelf, PoolLimits(num_workers=2, num_replacements=0, chunk_pieces=2), 0.5) as pool:
-        killing = asyncio.create_task(kill_all(desk, 20))
+        killing = asyncio.create_task(kill_all(desk, 2, 20))
         reading = await read_over(pool, shelf, desk)
         await killing
 
@@ -185,7 +185,7 @@ async def test_workers_that_are_lost_for_good_lower_coverage_and_are_named(shelf
 async def test_without_any_worker_the_words_ranking_is_what_is_found(shelf, tmp_path):
     desk = Desk(tmp_path / "desk")
     async with desk.pool(shelf, PoolLimits(num_workers=1, num_replacements=0)) as pool:
-        await kill_all(desk, 0)
+        await kill_all(desk, 1, 0)
         reading = await read_over(pool, shelf, desk)
 
     assert reading.found.coverage == 0
@@ -226,10 +226,18 @@ async def kill_workers(desk: Desk, num_pieces: int, choice: random.Random) -> No
         kill(choice.choice(sorted(reading_workers(), key=lambda process: process.pid)))
 
 
-async def kill_all(desk: Desk, num_finished: int) -> None:
-    await until(lambda: len(desk.memo) >= num_finished)
-    for process in reading_workers():
-        kill(process)
+async def kill_all(desk: Desk, num_workers: int, num_finished: int) -> None:
+    """Kill all workers once so many pieces are finished."""
+    victims: list[psutil.Process] = []
+
+    def are_due() -> bool:
+        victims[:] = reading_workers()  # one that changes its title has none for a moment
+        return len(victims) == num_workers and len(desk.memo) >= num_finished
+
+    await until(are_due)
+    for process in victims:
+        os.kill(process.pid, signal.SIGKILL)
+    psutil.wait_procs(victims, timeout=PATIENCE_SECONDS)
 
 
 def kill(process: psutil.Process) -> None:
