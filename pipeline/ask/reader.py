@@ -15,6 +15,7 @@ from pipeline.ask.source import Source
 from pipeline.config import Settings
 from pipeline.context.actions.localise import ActionSettings, localise_by_actions
 from pipeline.context.descent.answer import AnswerSettings, answer_from, everything, fits
+from pipeline.context.descent.fold import FoldSettings, fold
 from pipeline.context.descent.localise import localise_by_descent, localise_by_words
 from pipeline.context.descent.memo import MemoScorer, ScoreMemo
 from pipeline.context.descent.pieces import Pieces
@@ -32,7 +33,7 @@ from pipeline.context.units import Unit, units
 from pipeline.protocols import Generator, Sandbox
 from pipeline.telemetry import Action, Emit, Event
 
-Choice = Literal["auto", "lexical", "descent", "actions", "recursive"]
+Choice = Literal["auto", "fold", "lexical", "descent", "actions", "recursive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,15 @@ async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: in
     if chosen == "recursive":
         return await _by_code(query, book, desk, settings)
     purse = Purse.open(desk.folder / "spending.sqlite", budget, time.time() + budget.wall_seconds)
+    if chosen == "fold":
+        return await fold(
+            query,
+            book.units,
+            generator=desk.generator,
+            purse=purse,
+            trace=desk.trace,
+            settings=FoldSettings(answer=settings),
+        )
     if chosen == "descent":
         pieces = Pieces(book.tree, book.units)
         findings = await localise_by_descent(

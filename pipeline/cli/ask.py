@@ -28,6 +28,7 @@ class TierChoice(enum.StrEnum):
     LEXICAL = "lexical"
     DESCENT = "descent"
     ACTIONS = "actions"
+    FOLD = "fold"
     RECURSIVE = "recursive"
 
 
@@ -41,7 +42,8 @@ def ask(
         TierChoice,
         typer.Option(
             help="lexical: words choose what the model reads; descent: the model judges a tree; "
-            "actions: it looks around in one; recursive: it writes code that reads; auto: what it can do.",
+            "actions: it looks around in one; recursive: it writes code that reads; fold: it reads all, "
+            "part by part; auto: what it can do.",
             rich_help_panel=READING,
         ),
     ] = TierChoice.AUTO,

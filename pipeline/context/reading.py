@@ -11,8 +11,8 @@ from typing import Literal
 
 from pipeline.context.failures import Evidence
 
-# direct: everything, without a choice; lexical: chosen by words.
-Tier = Literal["direct", "lexical", "descent", "actions", "recursive"]
+# direct: everything at once; fold: everything, part by part; lexical: what words choose.
+Tier = Literal["direct", "fold", "lexical", "descent", "actions", "recursive"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
