@@ -34,7 +34,7 @@ class Ranked:
     evidence: tuple[str, ...]
 
 
-class _BM25(BM25Okapi):
+class BM25(BM25Okapi):
     """BM25 with Lucene's idf: the classic one is zero or less for a word that half of the units have."""
 
     def _calc_idf(self, nd: dict[str, int]) -> None:
@@ -47,7 +47,7 @@ class LexicalIndex:
 
     def __init__(self, units: Iterable[Unit]) -> None:
         self.units: Sequence[Unit] = tuple(units)
-        self._bm25 = _BM25([_terms(unit) for unit in self.units]) if self.units else None
+        self._bm25 = BM25([_terms(unit) for unit in self.units]) if self.units else None
         self._by_name: dict[str, list[int]] = defaultdict(list)
         self._by_path: dict[str, list[int]] = defaultdict(list)
         for number, unit in enumerate(self.units):

@@ -15,11 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rank_bm25 import BM25Okapi
-
 from pipeline.bench.sdist import Index
 from pipeline.bench.sources import Library
-from pipeline.context.lexical import LexicalIndex
+from pipeline.context.lexical import BM25, LexicalIndex
 from pipeline.context.symbols import words
 from pipeline.context.tree.cache import PartCache
 from pipeline.context.tree.index import index
@@ -101,9 +99,7 @@ def by_words(bed: Bed) -> list[str]:
 def by_windows(bed: Bed) -> list[str]:
     """BM25 over windows of fixed size; a function is worth what the best window is that it begins in."""
     cut = [(path, start, lines) for path in bed.paths for start, lines in _windows(bed.snapshot, path)]
-    scores = BM25Okapi([words(text) or ["_"] for _, _, text in cut]).get_scores(
-        sorted(set(words(bed.case.query)))
-    )
+    scores = BM25([words(text) or ["_"] for _, _, text in cut]).get_scores(sorted(set(words(bed.case.query))))
     best = {(path, start): float(score) for (path, start, _), score in zip(cut, scores, strict=True)}
 
     def worth(unit: Unit) -> float:
