@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from pipeline.config import Settings
 from pipeline.context.actions.localise import ActionSettings, localise_by_actions
 from pipeline.context.descent.answer import AnswerSettings, answer_from, everything, fits
 from pipeline.context.descent.fold import FoldSettings, fold
+from pipeline.context.descent.judge import Scorer
 from pipeline.context.descent.localise import localise_by_descent, localise_by_words
 from pipeline.context.descent.memo import MemoScorer, ScoreMemo
 from pipeline.context.descent.pieces import Pieces
@@ -58,6 +60,9 @@ def opened(source: Source, cache: Path, emit: Emit) -> Book:
     return book
 
 
+ScorerOf = Callable[[Book, int], AbstractAsyncContextManager[Scorer]]
+
+
 @dataclass(slots=True, kw_only=True)
 class Desk:
     """What a reading is done with."""
@@ -70,6 +75,7 @@ class Desk:
     generator: Generator | None = None  # None: no model is asked
     sandbox: Sandbox | None = None  # where code that the model writes runs
     probes: Mapping[tuple[str, int], Capability] = field(default_factory=dict)
+    scorer_of: ScorerOf | None = None  # what judges where, of a book and at a depth; None: here
 
 
 async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: int = 1) -> Answer:
@@ -99,17 +105,10 @@ async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: in
             settings=FoldSettings(answer=settings),
         )
     if chosen == "descent":
-        pieces = Pieces(book.tree, book.units)
-        findings = await localise_by_descent(
-            query,
-            book.tree,
-            book.words,
-            scorer=MemoScorer(
-                YesNoScorer(desk.generator, pieces, recurrence_depth=depth), ScoreMemo(desk.scores)
-            ),
-            purse=purse,
-            trace=desk.trace,
-        )
+        async with (desk.scorer_of or _local(desk))(book, depth) as scorer:
+            findings = await localise_by_descent(
+                query, book.tree, book.words, scorer=scorer, purse=purse, trace=desk.trace
+            )
     elif chosen == "actions":
         findings = await localise_by_actions(
             query,
@@ -133,6 +132,17 @@ async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: in
         trace=desk.trace,
         settings=settings,
     )
+
+
+def _local(desk: Desk) -> ScorerOf:
+    @asynccontextmanager
+    async def scorer_of(book: Book, recurrence_depth: int) -> AsyncIterator[Scorer]:
+        assert desk.generator is not None
+        pieces = Pieces(book.tree, book.units)
+        scorer = YesNoScorer(desk.generator, pieces, recurrence_depth=recurrence_depth)
+        yield MemoScorer(scorer, ScoreMemo(desk.scores))
+
+    return scorer_of
 
 
 async def _by_code(query: Query, book: Book, desk: Desk, settings: AnswerSettings) -> Answer:

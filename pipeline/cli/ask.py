@@ -60,6 +60,12 @@ def ask(
         int | None,
         typer.Option(min=0, max=4, help="Levels of recursive calls at most.", rich_help_panel=READING),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0, max=256, help="Ray workers for a descent; 0: this process.", rich_help_panel=READING
+        ),
+    ] = 0,
     places_only: Annotated[
         bool, typer.Option("--places-only", help="Ask no model: places alone.", rich_help_panel=READING)
     ] = False,
@@ -91,6 +97,7 @@ def ask(
         tier=tier.value,
         with_model=not places_only,
         recurrence_depth=depth or 1,
+        num_workers=workers,
     )
     limits = {
         "num_calls": calls,

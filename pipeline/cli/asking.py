@@ -29,6 +29,7 @@ class Inquiry:
     tier: Choice
     with_model: bool
     recurrence_depth: int
+    num_workers: int = 0  # Ray workers that judge; 0: this process does
 
 
 def new_reading() -> Path:
@@ -83,9 +84,14 @@ async def _seat_model(desk: Desk, inquiry: Inquiry, stack: AsyncExitStack) -> No
     from pipeline.ask.routing import kept_probes
     from pipeline.cli.compose import composed_generator, sandbox_edges
     from pipeline.cli.home import memo_root, probes_path
+    from pipeline.cli.spread import spread
     from pipeline.ledger import LedgerGenerator
 
-    engine = await stack.enter_async_context(composed_generator(desk.settings, desk.emit))
+    if inquiry.num_workers:
+        spreading = spread(desk.settings, inquiry.num_workers, desk.scores, desk.trace, desk.emit)
+        engine, desk.scorer_of = await stack.enter_async_context(spreading)
+    else:
+        engine = await stack.enter_async_context(composed_generator(desk.settings, desk.emit))
     desk.generator = LedgerGenerator(engine, memo_root())
     desk.probes = kept_probes(probes_path())
     if inquiry.tier in ("auto", "recursive"):

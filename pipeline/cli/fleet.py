@@ -38,7 +38,7 @@ async def open_fleet(
     """
     num_tasks = num_tasks or default_num_tasks(settings)
     folders = roots(_frozen_outcomes(folder))
-    if settings.endpoint.url and not _has_cluster():
+    if settings.endpoint.url and not has_cluster():
         async with composed(settings, emit, folders, num_sharing=num_tasks) as dependencies:
             yield LocalFleet(LocalPlanner(dependencies, folder.instances), num_tasks)
         return
@@ -51,7 +51,7 @@ async def _on_ray(
     settings: Settings, folder: BatchFolder, num_tasks: int, folders: Roots, emit: Emit
 ) -> AsyncIterator[Fleet]:
     what = "the connection to Ray" if settings.endpoint.url else "the engine"
-    start = EngineStart(_connection(settings), emit, what)
+    start = EngineStart(connecting(settings), emit, what)
     try:
         connection = await start.ready()
         from workers.planner import PlannerSettings, RayFleet
@@ -76,7 +76,7 @@ async def _on_ray(
         await asyncio.shield(asyncio.to_thread(start.close))
 
 
-def _connection(settings: Settings) -> Callable[[Callable[[str], None]], Connection]:
+def connecting(settings: Settings) -> Callable[[Callable[[str], None]], Connection]:
     """Return what connects to the engine's Ray, or, with an endpoint, to the cluster of RAY_ADDRESS alone."""
     from workers.cluster import connect, join_cluster
 
@@ -86,7 +86,8 @@ def _connection(settings: Settings) -> Callable[[Callable[[str], None]], Connect
     return lambda notify: connect(cluster, notify)
 
 
-def _has_cluster() -> bool:
+def has_cluster() -> bool:
+    """Say whether RAY_ADDRESS names a cluster, and Ray is installed."""
     return bool(os.environ.get("RAY_ADDRESS")) and importlib.util.find_spec("ray") is not None
 
 
