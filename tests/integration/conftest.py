@@ -125,3 +125,9 @@ def sandbox(request: pytest.FixtureRequest) -> DockerSandbox | BubblewrapSandbox
         found: DockerSandbox = request.getfixturevalue("docker_sandbox")
         return found
     return BubblewrapSandbox()
+
+
+@pytest.fixture(scope="session")
+def ray_state(tmp_path_factory) -> Path:
+    """The state folder of every Ray that this process connects to: Ray reads its token once in a process."""
+    return tmp_path_factory.mktemp("state")

@@ -6,8 +6,8 @@ A Ray that is not up within 30 seconds gives up, and two at once are slow on two
 from xdist.scheduler import LoadFileScheduling
 
 _START_A_RAY = (
-    *("test_batch_ray.py", "test_cli_engine.py", "test_cluster_life.py", "test_engine_actor.py"),
-    "test_reading_workers.py",
+    *("test_batch_ray.py", "test_cli_ask.py", "test_cli_engine.py", "test_cluster_life.py"),
+    *("test_engine_actor.py", "test_reading_workers.py"),
 )
 
 

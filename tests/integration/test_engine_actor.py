@@ -30,14 +30,14 @@ def hostile_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory, hostile_folder) -> Iterator[RayGenerator]:
+def generator(tmp_path_factory, hostile_folder, ray_state) -> Iterator[RayGenerator]:
     settings = ClusterSettings(
         engine=EngineSettings(
             model_path=str(make_tiny_qwen2(tmp_path_factory.mktemp("tiny"))),
             max_model_tokens=512,
             kv_cache_bytes=64 << 20,
         ),
-        state_folder=tmp_path_factory.mktemp("state"),
+        state_folder=ray_state,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(hostile_folder)

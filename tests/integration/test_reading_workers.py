@@ -61,16 +61,11 @@ asyncio.run(main(*map(Path, sys.argv[1:2]), sys.argv[2], Path(sys.argv[3])))
 """
 
 
-@pytest.fixture(scope="module")
-def state(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("state")
-
-
 @pytest.fixture(scope="module", autouse=True)
-def ray(state) -> Iterator[None]:
+def ray(ray_state) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")  # workers import this folder
-        folder = ray_runtime.start_ray(state)
+        folder = ray_runtime.start_ray(ray_state)
         yield
         ray_runtime.stop_ray(folder)
 
@@ -193,11 +188,11 @@ async def test_without_any_worker_the_words_ranking_is_what_is_found(shelf, tmp_
     assert [span.node_id for span in reading.found.spans] == [span.node_id for span in by_words]
 
 
-def test_a_killed_driver_leaves_no_worker_behind(state, tmp_path):
+def test_a_killed_driver_leaves_no_worker_behind(ray_state, tmp_path):
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-c", _DRIVER, str(tmp_path), address, str(state)]
+    command = [sys.executable, "-c", _DRIVER, str(tmp_path), address, str(ray_state)]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert driver.stdout
     assert driver.stdout.readline() == "up\n"
