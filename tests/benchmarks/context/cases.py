@@ -112,7 +112,7 @@ def fault_cases(task: Task, failures: Sequence[TestCase]) -> Iterator[Case]:
             split=fault.split,
             source=fault.recipe.source,
             diff=fault.recipe.diff,
-            query=text,
+            query=text.replace(sys.base_prefix, "/usr"),  # where this machine has its Python is nobody's
             gold=tuple(sorted({place.function for place in fault.gold})),
         )
 

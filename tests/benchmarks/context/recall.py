@@ -161,7 +161,7 @@ def rows(cases: Sequence[Case], library: Library, cache: PartCache) -> Iterator[
 
 def table(found: Sequence[Row]) -> str:
     """Return recall@k with 95 % intervals, a line for each kind and way."""
-    head = ["query", "way", "cases", *(f"function @{k}" for k in FUNCTIONS_AT), "MRR"]
+    head = ["query", "way", "cases", *(f"function @{k}" for k in FUNCTIONS_AT), "100 MRR"]
     head += [f"file @{k}" for k in FILES_AT]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
@@ -171,7 +171,7 @@ def table(found: Sequence[Row]) -> str:
     for (kind, way), those in sorted(groups.items(), key=lambda one: (one[0][0] == "all", one[0][0])):
         cells = [kind, way, str(len(those))]
         cells += [_share([row.function_rank for row in those], k).shown(100) for k in FUNCTIONS_AT]
-        cells.append(mean([1 / row.function_rank if row.function_rank else 0.0 for row in those]).shown())
+        cells.append(mean([1 / row.function_rank if row.function_rank else 0.0 for row in those]).shown(100))
         cells += [_share([row.file_rank for row in those], k).shown(100) for k in FILES_AT]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
