@@ -48,7 +48,7 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_calls: int = Field(default=64, ge=0)  # of the model, those within calls included
+    num_calls: int = Field(default=512, ge=0)  # of the model, those within calls included
     num_tokens: int = Field(default=200_000, ge=0)  # of prompts and completions
     wall_seconds: float = Field(default=600.0, gt=0)
     max_depth: int = Field(default=1, ge=0)  # of recursive calls below the root

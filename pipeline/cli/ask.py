@@ -13,6 +13,7 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.errors import ExitCode
+from pipeline.exceptions import InputError
 
 if TYPE_CHECKING:
     from pipeline.cli.inputs import Flags
@@ -91,9 +92,12 @@ def ask(
     from pipeline.cli.interrupt import run_interruptibly
     from pipeline.cli.progress import watched
 
+    text = read_issue(question)
+    if not text.strip():
+        raise InputError("the question is empty", hint="say what you want to know")
     inquiry = Inquiry(
         paths=tuple(paths),
-        question=read_issue(question),
+        question=text,
         tier=tier.value,
         with_model=not places_only,
         recurrence_depth=depth or 1,

@@ -256,6 +256,7 @@ class TestCommand:
         [
             (("nowhere.txt", "-q", "why?", "--places-only"), "does not exist"),
             ((".", "-q", "why?", "--set", "reading.num_calls=-1"), "reading.num_calls"),
+            ((".", "-q", " "), "the question is empty"),
         ],
     )
     def test_what_cannot_be_used_is_told(self, arguments, said):
