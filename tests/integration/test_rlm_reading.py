@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.context.reading import Ending
 from pipeline.context.reading_trace import Trace
-from pipeline.core import Budget, Outcome, SandboxResult
+from pipeline.core import Budget, Outcome, Prompt, Sampling, SandboxResult
 from pipeline.exceptions import GeneratorError, SandboxError
 from pipeline.ledger import LedgerGenerator
 from pipeline.protocols import Sandbox
@@ -70,6 +70,18 @@ async def test_a_needle_is_found_in_a_hundred_windows(tmp_path: Path) -> None:
     assert answer.spend.num_calls == 3 + model.num_leaves
     assert model.num_leaves > 200
     assert "Zanzibar" not in model.told  # the root never sees the input
+
+
+@pytest.mark.parametrize("fence", ["", "```repl\n"])
+async def test_a_root_that_only_talks_is_put_into_a_block(tmp_path: Path, fence: str) -> None:
+    class Talker(Model):
+        def _text(self, prompt: Prompt, sampling: Sampling, number: int) -> str:
+            code = "lines = context.split('\\n')\nFINAL(len(lines))\n```\nI hope that this helps."
+            return fence + code if prompt.prefill == "```repl\n" else "There are 7 lines."
+
+    answer = await read(Talker([""]), "a line\n" * 299, tmp_path)
+
+    assert (answer.text, answer.ending) == ("300", Ending.COMPLETE)
 
 
 async def test_an_aggregate_over_all_parts_is_exact(tmp_path: Path) -> None:

@@ -100,6 +100,8 @@ class Root:
             self.purse.settle(reservation, spend_of(completion))
         finally:
             self.purse.release(reservation)  # what is settled stays
+        if not completion.text.lstrip().startswith("```"):  # which opens the block once more
+            completion = replace(completion, text=prompt.prefill + completion.text)
         self._note(completion)
         return completion
 
@@ -122,7 +124,8 @@ class Root:
         if move.final_var is not None:
             return await self._run(f"FINAL_VAR({move.final_var!r})")
         if move.final is None:
-            return self._refused("There was no ```repl block in your message, so nothing was run.")
+            refused = self._refused("There was no ```repl block in your message, so nothing was run.")
+            return replace(refused, had_no_code=True)
         if not self._has_read:
             return self._refused(
                 "You have not looked at the input yet, so this is no answer. Read it by code."
