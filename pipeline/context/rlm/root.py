@@ -124,7 +124,7 @@ class Root:
         if move.final_var is not None:
             return await self._run(f"FINAL_VAR({move.final_var!r})")
         if move.final is None:
-            refused = self._refused("There was no ```repl block in your message, so nothing was run.")
+            refused = self._refused("There was no ```python block in your message, so nothing was run.")
             return replace(refused, had_no_code=True)
         if not self._has_read:
             return self._refused(
