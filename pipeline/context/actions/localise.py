@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pipeline.context.actions.action import ActionError
 from pipeline.context.actions.sight import Sight
 from pipeline.context.descent.spans import span_of
-from pipeline.context.lexical import LexicalIndex, Ranked
+from pipeline.context.lexical import LexicalIndex
 from pipeline.context.paid import paid
 from pipeline.context.reading import Ending, Findings, Query, Span, Spend
 from pipeline.context.reading_trace import Trace
@@ -54,7 +53,7 @@ async def localise_by_actions(
     trace.add("plan", f"at most {settings.num_actions} calls of the model", parent=root)
     ending, spend = await _search(sight, generator, purse, trace, root, settings)
     return Findings(
-        spans=_spans(sight, index.ranked(query.text)),
+        spans=_spans(sight),
         tier="actions",
         coverage=1.0,
         spend=replace(spend, seconds=time.monotonic() - begun_at),
@@ -62,10 +61,10 @@ async def localise_by_actions(
     )
 
 
-def _spans(sight: Sight, ranked: Iterable[Ranked]) -> tuple[Span, ...]:
+def _spans(sight: Sight) -> tuple[Span, ...]:
     spans = [span_of(unit, 1.0, ("named by the model",)) for unit in sight.done]
     spans += [span_of(unit, 0.5, ("read by the model",)) for unit in sight.read]
-    spans += [span_of(one.unit, 0.0, one.evidence) for one in ranked]
+    spans += [span_of(one.unit, 0.0, one.evidence) for one in sight.ranked]
     unique: dict[tuple[str, str], Span] = {}
     for span in spans:
         unique.setdefault((span.path, span.node_id), span)

@@ -36,8 +36,8 @@ class Sight:
         self._parent = parent
         self._pieces = Pieces(tree, index.units)
         self._units = {(unit.node.path, unit.node.node_id): unit for unit in index.units}
-        self._ranked = index.ranked(query.text)
-        self._priors = priors_of(self._ranked)
+        self.ranked = index.ranked(query.text)
+        self._priors = priors_of(self.ranked)
         self._ids: dict[str, Node | Unit] = {}
         self._names: dict[tuple[str, str], str] = {}
         self._in_sight: list[str] = []
@@ -112,7 +112,7 @@ class Sight:
             (one for one in map(self._seen_as, what) if one is not None),
             key=lambda one: -self._priors.get(_key(one), 0.0),
         )
-        always = [ranked.unit for ranked in self._ranked[:_NUM_LEXICAL]] + self.read
+        always = [ranked.unit for ranked in self.ranked[:_NUM_LEXICAL]] + self.read
         self._in_sight = list(dict.fromkeys(map(self._id, [*hopeful[:_MAX_SHOWN], *always])))
 
     def _seen_as(self, one: Node | Unit) -> Node | Unit | None:
