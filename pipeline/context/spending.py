@@ -121,6 +121,18 @@ class Purse:
             )
         return str(wanted["reservation_id"])
 
+    def require(self, num_calls: int, *, hint: str) -> None:
+        """Refuse work that may take more calls than are left, before any of it is done.
+
+        Raises:
+            BudgetSpentError: it may.
+        """
+        left = self.remaining().num_calls
+        if num_calls > left:
+            raise BudgetSpentError(
+                f"this takes up to {num_calls} calls of the model, and {left} are left", hint=hint
+            )
+
     def settle(self, reservation_id: str, spend: Spend) -> None:
         """Put what was spent in the place of what was reserved."""
         num_tokens = spend.num_prompt_tokens + spend.num_completion_tokens

@@ -148,7 +148,9 @@ async def fold(
     part_chars = min(_PART_CHARS, _LEAST_CHARS_PER_TOKEN * room)
     parts = await work.packed(_NOTE, [part for unit in units for part in _parts(unit, part_chars)])
     fan_in = await _fan_in(work)
-    _require(num_calls_at_most(len(parts), fan_in), purse, trace, root)
+    num_calls = num_calls_at_most(len(parts), fan_in)
+    trace.add("plan", f"at most {num_calls} calls of the model", parent=root)
+    purse.require(num_calls, hint="allow more calls, or let places be chosen")
     notes = await work.notes(_NOTE, parts)
     while len(notes) > fan_in:
         notes = await work.notes(_MERGE, await work.packed(_MERGE, notes))
@@ -178,16 +180,6 @@ async def _fan_in(work: _Fold) -> int:
     if fan_in < 2:
         raise InputError("the question leaves no room for notes in the model's window", hint="shorten it")
     return fan_in
-
-
-def _require(num_calls: int, purse: Purse, trace: Trace, parent: int) -> None:
-    trace.add("plan", f"at most {num_calls} calls of the model", parent=parent)
-    left = purse.remaining().num_calls
-    if num_calls > left:
-        raise BudgetSpentError(
-            f"reading all of it takes up to {num_calls} calls of the model, and {left} are left",
-            hint="allow more calls, or let places be chosen",
-        )
 
 
 def _prompt(template: str, query: str, text: str) -> Prompt:

@@ -13,7 +13,7 @@ from pipeline.context.descent.spans import span_of
 from pipeline.context.lexical import LexicalIndex, Ranked
 from pipeline.context.reading import Findings, Query, Span, Spend
 from pipeline.context.reading_trace import Trace
-from pipeline.context.spending import BudgetSpentError, Purse
+from pipeline.context.spending import Purse
 from pipeline.context.tree.repo_tree import RepoTree
 
 _MAX_SPANS = 100
@@ -45,7 +45,9 @@ async def localise_by_descent(
     begun_at = time.monotonic()
     descender = Descender(tree, index, options or Options())
     root = trace.add("question", query.text)
-    _require(descender.num_pieces_at_most * scorer.calls_per_piece, purse, trace, root)
+    num_calls = descender.num_pieces_at_most * scorer.calls_per_piece
+    trace.add("plan", f"at most {num_calls} calls of the model", parent=root)
+    purse.require(num_calls, hint="allow more calls, or narrow what is read")
     ranked = index.ranked(query.text)
     judge = Judge(query.text, scorer, purse, trace, root)
     scores = await descender.descend(ranked, judge)
@@ -60,16 +62,6 @@ async def localise_by_descent(
         spend=replace(judge.spend, seconds=time.monotonic() - begun_at),
         ending=judge.ending,
     )
-
-
-def _require(num_calls: int, purse: Purse, trace: Trace, parent: int) -> None:
-    trace.add("plan", f"at most {num_calls} calls of the model", parent=parent)
-    left = purse.remaining().num_calls
-    if num_calls > left:
-        raise BudgetSpentError(
-            f"this takes up to {num_calls} calls of the model, and {left} are left",
-            hint="allow more calls, or narrow what is read",
-        )
 
 
 def _fused(index: LexicalIndex, ranked: Sequence[Ranked], scores: Mapping[str, float]) -> tuple[Span, ...]:
