@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -67,12 +66,7 @@ async def probed(
         actions = 0.0
     tasks = repl_tasks()
     _say(emit, f"a REPL, {len(tasks)} tasks")
-    defaults = RecursionSettings(num_iterations=_NUM_ITERATIONS)
-    settings = replace(
-        defaults,
-        root=replace(defaults.root, recurrence_depth=recurrence_depth),
-        leaf=replace(defaults.leaf, recurrence_depth=recurrence_depth),
-    )
+    settings = RecursionSettings(num_iterations=_NUM_ITERATIONS).at_depth(recurrence_depth)
     passed = await asyncio.gather(
         *(_passes(task, generator, sandbox, folder / f"task{n}", settings) for n, task in enumerate(tasks))
     )

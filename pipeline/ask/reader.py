@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -150,7 +150,6 @@ async def _by_code(query: Query, book: Book, desk: Desk, settings: AnswerSetting
     assert desk.sandbox is not None
     snapshot, documents = book.source.snapshot, sorted(book.source.documents)
     is_one_text = documents == list(snapshot.paths) and len(documents) == 1
-    defaults, depth, seed = RecursionSettings(), settings.recurrence_depth, settings.seed
     return await answer_by_code(
         query,
         snapshot.read_bytes(documents[0]).decode("utf-8", "replace") if is_one_text else snapshot,
@@ -159,11 +158,7 @@ async def _by_code(query: Query, book: Book, desk: Desk, settings: AnswerSetting
         sandbox=desk.sandbox,
         folder=desk.folder,
         trace=desk.trace,
-        settings=replace(
-            defaults,
-            root=replace(defaults.root, recurrence_depth=depth, seed=seed),
-            leaf=replace(defaults.leaf, recurrence_depth=depth, seed=seed),
-        ),
+        settings=RecursionSettings().at_depth(settings.recurrence_depth, seed=settings.seed),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.core import Sampling, SandboxLimits
 
@@ -23,3 +23,9 @@ class RecursionSettings:
     batch_size: int = 32  # prompts that the generator gets at once
     num_batches: int = 4  # at once
     sandbox: SandboxLimits = field(default_factory=SandboxLimits)  # its seconds are those of the question
+
+    def at_depth(self, recurrence_depth: int, *, seed: int = 0) -> RecursionSettings:
+        """Return the same with root and leaves at this recurrence depth."""
+        root = replace(self.root, recurrence_depth=recurrence_depth, seed=seed)
+        leaf = replace(self.leaf, recurrence_depth=recurrence_depth, seed=seed)
+        return replace(self, root=root, leaf=leaf)
