@@ -35,9 +35,9 @@ class PoolLimits:
 
     num_workers: int = 4
     num_in_flight: int = 2  # chunks at one worker: one is computed while the next one waits
-    chunk_pieces: int = (
-        4  # each one to three prompts; so few that a level of a descent keeps all workers busy
-    )
+    # Each one to three prompts. The 24 cards of a descent's level are eight chunks, two for each of four
+    # workers; smaller ones would leave the engine too little to batch.
+    chunk_pieces: int = 3
     num_attempts: int = 3  # of a chunk, each on another worker
     num_replacements: int = 32  # of workers that die, in all
 
@@ -188,7 +188,8 @@ class RayScorer:
     """A `pipeline.context.descent.judge.Scorer` over the workers of a pool, for one reading.
 
     What cannot be had even from another worker comes back as lost, never as an error: the rest keeps its
-    scores. Deaths are in the trace.
+    scores. Deaths are in the trace. A lost chunk costs what its workers had kept in the memo; what an engine
+    did for one that had kept nothing yet is known to nobody.
     """
 
     def __init__(self, pool: WorkerPool, trace: Trace) -> None:
@@ -222,12 +223,22 @@ class RayScorer:
         return [score for row in rows for score in row]
 
     async def _chunk(self, query: str, chunk: Sequence[Piece]) -> list[Score]:
+        chunk_id = uuid.uuid4().hex
         try:
-            worker, scores = await self._ask("scores", chunk, uuid.uuid4().hex, query, chunk)
+            worker, scores = await self._ask("scores", chunk, chunk_id, query, chunk)
         except GeneratorError as exc:
             lost = Score(None, None, 0, 0, 0, worker=getattr(exc, "worker", ""), error=str(exc))
-            return [lost] * len(chunk)
+            return [await self._with_cost(lost, chunk_id), *[lost] * (len(chunk) - 1)]
         return [replace(score, worker=worker) for score in scores]
+
+    async def _with_cost(self, lost: Score, chunk_id: str) -> Score:
+        paid = await asyncio.to_thread(self._pool.settings.memo.paid_by, chunk_id)
+        return replace(
+            lost,
+            num_prompt_tokens=sum(score.num_prompt_tokens for score in paid),
+            num_completion_tokens=sum(score.num_completion_tokens for score in paid),
+            num_calls=sum(score.num_calls for score in paid),
+        )
 
     async def _ask(self, method: str, pieces: Sequence[Piece], *arguments: Any) -> tuple[str, Any]:
         """Ask a worker, and others where it dies; the same arguments each time, and so the same chunk id."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from pipeline.context.descent.localise import localise_by_words
-from pipeline.context.descent.memo import MemoScorer
+from pipeline.context.descent.memo import MemoScorer, ScoreMemo
 from pipeline.context.descent.pieces import Pieces
 from pipeline.context.descent.scorer import YesNoScorer
 from pipeline.context.reading import Ending, Query
@@ -177,6 +178,19 @@ async def test_workers_that_are_lost_for_good_lower_coverage_and_are_named(shelf
     assert found_by_words(shelf) <= {span.node_id for span in reading.found.spans}
 
 
+async def test_what_a_chunk_that_is_lost_for_good_has_paid_is_accounted(shelf, tmp_path):
+    desk, limits = Desk(tmp_path / "desk"), PoolLimits(num_workers=1, num_attempts=1, num_replacements=2)
+    pool = WorkerPool(replace(desk.settings(0.0), memo=DeadlyMemo(desk.memo.path)), limits)
+    await pool.open(shelf.material)
+    try:
+        reading = await read_over(pool, shelf, desk)
+    finally:
+        await pool.close()
+
+    assert reading.found.coverage == 0
+    assert paid(reading)[0] == len(desk.memo) * _CALLS > 0
+
+
 async def test_without_any_worker_the_words_ranking_is_what_is_found(shelf, tmp_path):
     desk = Desk(tmp_path / "desk")
     async with desk.pool(shelf, PoolLimits(num_workers=1, num_replacements=0)) as pool:
@@ -200,6 +214,14 @@ def test_a_killed_driver_leaves_no_worker_behind(ray_state, tmp_path):
     driver.kill()
     driver.communicate()
     asyncio.run(until(lambda: not reading_workers()))
+
+
+class DeadlyMemo(ScoreMemo):
+    """A memo whose worker dies as soon as it has kept something."""
+
+    def add(self, scores, payer):
+        super().add(scores, payer)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def paid(reading: Reading) -> tuple[int, int, int]:

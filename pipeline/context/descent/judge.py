@@ -18,7 +18,7 @@ from pipeline.context.reading_trace import Trace
 from pipeline.context.spending import BudgetSpentError, DeadlineError, Purse
 from pipeline.exceptions import GeneratorError
 
-_BATCH = 16  # pieces, each of one to three prompts
+_BATCH = 12  # pieces, each of one to three prompts; whole chunks of a reading worker
 _NUM_IN_FLIGHT = 2  # batches for each that is worked on: one is computed while the next one waits
 
 

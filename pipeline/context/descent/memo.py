@@ -61,6 +61,12 @@ class ScoreMemo:
 
         return self._with(insert)
 
+    def paid_by(self, payer: str) -> list[Score]:
+        """Return the scores that a request has paid for. It looks at every score there is."""
+        statement = f"SELECT {_COLUMNS} FROM scores WHERE payer = ?"  # noqa: S608 - names of ours
+        rows = self._with(lambda database: database.execute(statement, (payer,)).fetchall())
+        return [Score(*row[:-1]) for row in rows]
+
     def __len__(self) -> int:
         return self._with(lambda database: int(database.execute("SELECT COUNT(*) FROM scores").fetchone()[0]))
 
