@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,7 @@ from pipeline.context.descent.memo import MemoScorer, ScoreMemo
 from pipeline.context.descent.pieces import Pieces
 from pipeline.context.descent.scorer import YesNoScorer
 from pipeline.context.lexical import LexicalIndex
+from pipeline.context.named import named_spans
 from pipeline.context.reading import Answer, Ending, Findings, Query, Tier
 from pipeline.context.reading_trace import Trace
 from pipeline.context.rlm.answer import answer as answer_by_code
@@ -150,7 +151,7 @@ async def _by_code(query: Query, book: Book, desk: Desk, settings: AnswerSetting
     assert desk.sandbox is not None
     snapshot, documents = book.source.snapshot, sorted(book.source.documents)
     is_one_text = documents == list(snapshot.paths) and len(documents) == 1
-    return await answer_by_code(
+    answer = await answer_by_code(
         query,
         snapshot.read_bytes(documents[0]).decode("utf-8", "replace") if is_one_text else snapshot,
         desk.settings.reading,
@@ -160,6 +161,7 @@ async def _by_code(query: Query, book: Book, desk: Desk, settings: AnswerSetting
         trace=desk.trace,
         settings=RecursionSettings().at_depth(settings.recurrence_depth, seed=settings.seed),
     )
+    return replace(answer, spans=named_spans(answer.text, book.tree))
 
 
 async def _chosen(

@@ -85,5 +85,5 @@ class Answer:
     tier: Tier
     spend: Spend
     ending: Ending
-    spans: tuple[Span, ...] = ()  # what was read for it
+    spans: tuple[Span, ...] = ()  # what was read for it, or what it names
     warnings: tuple[str, ...] = field(default=())

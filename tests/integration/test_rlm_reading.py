@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.ask.reader import Desk, opened
+from pipeline.ask.reader import read as read_book
+from pipeline.ask.source import Source
+from pipeline.config import Settings
 from pipeline.context.reading import Ending
 from pipeline.context.reading_trace import Trace
 from pipeline.core import Budget, Outcome, Prompt, Sampling, SandboxResult
@@ -16,8 +20,10 @@ from pipeline.exceptions import GeneratorError, SandboxError
 from pipeline.ledger import LedgerGenerator
 from pipeline.protocols import Sandbox
 from pipeline.snapshot import Snapshot
+from pipeline.telemetry import discard
 from pipeline.testing import RecordingSandbox
 from tests.integration.rlm_tools import WINDOW_TOKENS, Model, cell, read
+from workers.sandbox.bubblewrap_sandbox import BubblewrapSandbox
 
 pytestmark = pytest.mark.integration
 
@@ -145,6 +151,22 @@ async def test_a_repository_is_read_by_paths_lines_and_patterns(tmp_path: Path) 
     assert (await read(model, snapshot, tmp_path)).text == "hello\n"
     assert "['a/b/two.py', 'a/one.py'] ./ 3 files\na/ 2 files\na/b/ 1 files" in model.told
     assert "[('a/b/two.py', 2, 'y = one.y'), ('a/one.py', 2, 'y = 2')] 'y = 2\\nz = 3\\n'" in model.told
+
+
+async def test_what_the_answer_names_is_among_its_places(tmp_path: Path) -> None:
+    snapshot = _repository(tmp_path / "tree", {"a/one.py": "x = 1\n\n\ndef f():\n    return x\n"})
+    desk = Desk(
+        folder=tmp_path / "reading",
+        scores=tmp_path / "scores.sqlite",
+        settings=Settings(),
+        trace=Trace(),
+        emit=discard,
+        generator=Model([cell("FINAL(repo.paths()[0] + '::f calls nothing, and no.py::f is not there')")]),
+        sandbox=BubblewrapSandbox(),
+    )
+    book = opened(Source(snapshot, frozenset()), tmp_path / "parts.sqlite", discard)
+    answer = await read_book("What does f do?", book, "recursive", desk)
+    assert [(span.path, span.qualname) for span in answer.spans] == [("a/one.py", "f")]
 
 
 @pytest.mark.timeout(300)
