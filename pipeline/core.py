@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -133,6 +133,8 @@ class Completion:
     recurrence_depth: int  # the depth actually used
     seconds: float  # from admission to the last token
     steps: tuple[Step, ...] = ()  # where the sampling asked for alternatives and the Generator knows them
+    # From a ledger: nothing was paid. It is no part of the answer, so it is neither compared nor kept.
+    is_cached: Annotated[bool, Field(exclude=True)] = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

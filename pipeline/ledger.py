@@ -60,14 +60,14 @@ class LedgerGenerator:
         """Return kept completions, and draft the missing prompts as one batch."""
         model = (await self._inner.info()).model
         paths = [self._path(model, prompt, sampling) for prompt in prompts]
-        entries = [_read(path, _CompletionsEntry) for path in paths]
-        missing = [i for i, entry in enumerate(entries) if entry is None]
+        rows = [_kept(path) for path in paths]
+        missing = [i for i, row in enumerate(rows) if row is None]
         if missing:
             drafted = await self._inner.generate([prompts[i] for i in missing], sampling)
             for i, completions in zip(missing, drafted, strict=True):
-                entries[i] = _CompletionsEntry(completions=[_storable(c) for c in completions])
-                _write(paths[i], entries[i])
-        return [entry.completions for entry in entries if entry is not None]
+                rows[i] = row = [_storable(c) for c in completions]
+                _write(paths[i], _CompletionsEntry(completions=row))
+        return [row for row in rows if row is not None]
 
     def _path(self, model: str, prompt: Prompt, sampling: Sampling) -> Path:
         key = [model, _plain(Prompt, prompt), _plain(Sampling, sampling)]
@@ -114,6 +114,11 @@ def _plain(kind: type, value: Any) -> Any:
     return adapter.dump_python(value, mode="json")
 
 
+def _kept(path: Path) -> list[Completion] | None:
+    entry = _read(path, _CompletionsEntry)
+    return [replace(one, is_cached=True) for one in entry.completions] if entry else None
+
+
 def _storable(completion: Completion) -> Completion:
     # Half a surrogate pair is no text: it can be neither kept nor compiled.
     return replace(completion, text=completion.text.encode("utf-8", "replace").decode())
@@ -126,7 +131,6 @@ def _read(path: Path, kind: type[_Entry]) -> _Entry | None:
         return None  # an entry that an older version wrote counts as missing
 
 
-def _write(path: Path, entry: BaseModel | None) -> None:
-    assert entry is not None
+def _write(path: Path, entry: BaseModel) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, entry.model_dump_json().encode())

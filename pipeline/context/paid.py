@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from pipeline.context.reading import Spend
 from pipeline.context.spending import Purse
@@ -28,13 +29,18 @@ async def paid(
     begun_at, held = time.monotonic(), purse.reserve(1, num_tokens + sampling.max_tokens)
     try:
         [[completion]] = await generator.generate([prompt], sampling)
-        spend = Spend(
-            num_calls=1,
-            num_prompt_tokens=completion.num_prompt_tokens,
-            num_completion_tokens=completion.num_completion_tokens,
-            seconds=time.monotonic() - begun_at,
-        )
-        purse.settle(held, spend)
+        spend = settled(purse, held, completion)
     finally:
         purse.release(held)  # what is settled stays
-    return completion, spend
+    return completion, replace(spend, seconds=time.monotonic() - begun_at)
+
+
+def settled(purse: Purse, reservation_id: str, completion: Completion) -> Spend:
+    """Settle a call, and return what it cost: nothing where a ledger had the answer."""
+    used = Spend(
+        num_calls=1,
+        num_prompt_tokens=completion.num_prompt_tokens,
+        num_completion_tokens=completion.num_completion_tokens,
+    )
+    purse.settle(reservation_id, used, is_cached=completion.is_cached)
+    return Spend(num_cached_calls=1) if completion.is_cached else used

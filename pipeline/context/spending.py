@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS purses (
 CREATE TABLE IF NOT EXISTS holds (
   reservation_id TEXT, purse_id INTEGER, owner TEXT NOT NULL, is_settled INTEGER NOT NULL DEFAULT 0,
   num_calls INTEGER NOT NULL, num_tokens INTEGER NOT NULL, num_prompt_tokens INTEGER NOT NULL DEFAULT 0,
+  is_cached INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (purse_id, reservation_id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS holds_of_a_reservation ON holds (reservation_id);
@@ -133,14 +134,18 @@ class Purse:
                 f"this takes up to {num_calls} calls of the model, and {left} are left", hint=hint
             )
 
-    def settle(self, reservation_id: str, spend: Spend) -> None:
-        """Put what was spent in the place of what was reserved."""
+    def settle(self, reservation_id: str, spend: Spend, *, is_cached: bool = False) -> None:
+        """Put what was used in the place of what was reserved.
+
+        What is cached was answered from a ledger: it uses up the budget as it did the first time, so that
+        the same question goes the same way again, but nothing was spent on it.
+        """
         num_tokens = spend.num_prompt_tokens + spend.num_completion_tokens
-        row = (spend.num_calls, num_tokens, spend.num_prompt_tokens, reservation_id)
+        row = (spend.num_calls, num_tokens, spend.num_prompt_tokens, is_cached, reservation_id)
         with _database(self.path) as database:
             database.execute(
-                "UPDATE holds SET is_settled = 1, num_calls = ?, num_tokens = ?, num_prompt_tokens = ?"
-                " WHERE reservation_id = ?",
+                "UPDATE holds SET is_settled = 1, num_calls = ?, num_tokens = ?, num_prompt_tokens = ?,"
+                " is_cached = ? WHERE reservation_id = ?",
                 row,
             )
 
@@ -173,15 +178,18 @@ class Purse:
     def spent(self) -> Spend:
         """Return what was settled from this purse and those below it; its seconds are not counted."""
         with _database(self.path) as database:
-            num_calls, num_tokens, num_prompt_tokens = database.execute(
-                "SELECT COALESCE(SUM(num_calls), 0), COALESCE(SUM(num_tokens), 0),"
-                " COALESCE(SUM(num_prompt_tokens), 0) FROM holds WHERE purse_id = ? AND is_settled",
+            rows = database.execute(
+                "SELECT is_cached, SUM(num_calls), SUM(num_tokens), SUM(num_prompt_tokens)"
+                " FROM holds WHERE purse_id = ? AND is_settled GROUP BY is_cached",
                 (self.purse_id,),
-            ).fetchone()
+            ).fetchall()
+        sums = {is_cached: numbers for is_cached, *numbers in rows}
+        num_calls, num_tokens, num_prompt_tokens = sums.get(0, (0, 0, 0))
         return Spend(
             num_calls=num_calls,
             num_prompt_tokens=num_prompt_tokens,
             num_completion_tokens=num_tokens - num_prompt_tokens,
+            num_cached_calls=sums.get(1, (0,))[0],
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from pipeline.ask.reader import Desk, opened
 from pipeline.ask.reader import read as read_book
 from pipeline.ask.source import Source
 from pipeline.config import Settings
-from pipeline.context.reading import Ending
+from pipeline.context.reading import Ending, Spend
 from pipeline.context.reading_trace import Trace
 from pipeline.core import Budget, Outcome, Prompt, Sampling, SandboxResult
 from pipeline.exceptions import GeneratorError, SandboxError
@@ -466,11 +467,15 @@ async def test_a_resumed_question_pays_for_nothing_twice(tmp_path: Path) -> None
     def model() -> Model:
         return Model([cell("r = llm_query(context)\nprint(r)"), cell("FINAL(r)")])
 
-    first, second = model(), model()
-    for inner in (first, second):
-        answer = await read(LedgerGenerator(inner, tmp_path / "ledger"), "text", tmp_path)
-        assert answer.text == "read: text"
+    first, second, trace = model(), model(), Trace()
+    paid = await read(LedgerGenerator(first, tmp_path / "ledger"), "text", tmp_path)
+    resumed = await read(LedgerGenerator(second, tmp_path / "ledger"), "text", tmp_path, trace=trace)
+    assert paid.text == resumed.text == "read: text"
     assert (first.num_leaves, second.num_leaves, second.seen) == (1, 0, [])
+    assert (paid.spend.num_calls, paid.spend.num_cached_calls) == (3, 0)
+    assert replace(resumed.spend, seconds=0.0) == Spend(num_cached_calls=3)
+    assert [event.is_cached for event in trace.events if event.kind in ("decide", "ask")] == [True] * 3
+    assert sum(event.num_prompt_tokens for event in trace.events) == 0
 
 
 async def test_the_trace_tells_which_cell_asked_what_and_what_it_cost(tmp_path: Path) -> None:

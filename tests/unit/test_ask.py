@@ -166,11 +166,13 @@ class TestReading:
     async def test_the_account_says_what_was_read_and_why_this_tier(self, tmp_path, shop):
         seat = desk(tmp_path, ScriptedGenerator(["Yes."]))
 
-        await read("weigh", book_of(tmp_path, shop), "auto", seat)
+        answer = await read("weigh", book_of(tmp_path, shop), "auto", seat)
 
         titles = [event.title for event in seat.trace.events]
         assert "tier direct: all of it fits the model's window" in titles
         assert "boxes.py::weigh" in titles
+        told = sum(event.num_prompt_tokens for event in seat.trace.events)
+        assert told == answer.spend.num_prompt_tokens > 0
 
     @pytest.mark.parametrize("tier", ["descent", "actions"])
     async def test_a_tier_that_is_asked_for_reads(self, tmp_path, shop, tier):

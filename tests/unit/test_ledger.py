@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from pydantic import TypeAdapter
 
 from pipeline.core import (
     CapturedStream,
+    Completion,
     Message,
     Outcome,
     PreparedEnvironment,
@@ -78,6 +80,15 @@ async def test_only_the_missing_prompts_are_drafted(tmp_path):
     answers = await ledger.generate([prompt("b"), prompt("a")], sampling)
     assert [[c.text for c in row] for row in answers] == [["b-0", "b-1"], ["a-0", "a-1"]]
     assert [[p.messages[0].content for p in prompts] for prompts, _ in inner.calls] == [["a"], ["b"]]
+    assert [[c.is_cached for c in row] for row in answers] == [[False, False], [True, True]]
+
+
+async def test_that_an_answer_was_kept_changes_nothing_in_it(tmp_path):
+    ledger = LedgerGenerator(ScriptedGenerator(["said"]), tmp_path)
+    first = await ledger.generate([prompt("a")], Sampling())
+    again = await ledger.generate([prompt("a")], Sampling())
+    assert first == again
+    assert len({TypeAdapter(list[list[Completion]]).dump_json(answers) for answers in (first, again)}) == 1
 
 
 async def test_another_sampling_is_drafted_anew(tmp_path):

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,17 @@ def test_what_is_settled_is_not_given_back(tmp_path: Path) -> None:
     purse.settle(reservation, Spend(num_calls=1, num_prompt_tokens=100))
     purse.release(reservation)
     assert purse.spent().num_prompt_tokens == 100
+
+
+def test_what_a_ledger_has_answered_uses_up_the_budget_and_costs_nothing(tmp_path: Path) -> None:
+    purse = _purse(tmp_path)
+    child = purse.slice(num_calls=5, num_tokens=500)
+    used = Spend(num_calls=1, num_prompt_tokens=30, num_completion_tokens=20)
+    child.settle(child.reserve(1, 100), used, is_cached=True)
+    assert purse.spent() == child.spent() == Spend(num_cached_calls=1)
+    purse.settle(purse.reserve(1, 100), used)
+    assert purse.spent() == replace(used, num_cached_calls=1)
+    assert (purse.remaining().num_calls, purse.remaining().num_tokens) == (8, 900)
 
 
 def test_nothing_is_reserved_after_the_deadline(tmp_path: Path) -> None:

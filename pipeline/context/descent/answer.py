@@ -111,7 +111,15 @@ async def _asked(
         return _without_text(findings, Ending.BUDGET_SPENT)
     except DeadlineError:
         return _without_text(findings, Ending.DEADLINE)
-    trace.add("ask", f"the answer, from {len(units)} excerpts", detail=completion.text, seconds=spend.seconds)
+    trace.add(
+        "ask",
+        f"the answer, from {len(units)} excerpts",
+        detail=completion.text,
+        num_prompt_tokens=spend.num_prompt_tokens,
+        num_completion_tokens=spend.num_completion_tokens,
+        seconds=spend.seconds,
+        is_cached=completion.is_cached,
+    )
     return Answer(
         text=completion.text.strip(),
         tier=findings.tier,

@@ -99,6 +99,7 @@ class _Fold:
             num_prompt_tokens=spend.num_prompt_tokens,
             num_completion_tokens=spend.num_completion_tokens,
             seconds=spend.seconds,
+            is_cached=completion.is_cached,
         )
         return completion.text.strip()
 

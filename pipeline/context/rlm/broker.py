@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.context.paid import settled
 from pipeline.context.reading import Answer, Ending, Spend
 from pipeline.context.reading_trace import Trace
 from pipeline.context.rlm import prompts
@@ -114,20 +115,20 @@ class Broker:
             )
             return {i: Reply.failed("engine", str(exc)) for i in asked}
         completions = {i: drafts[0] for i, drafts in zip(asked, drafted, strict=True)}
-        for i, completion in completions.items():
-            self.purse.settle(held[i], spend_of(completion))
-        self._note(list(completions.values()), parent)
+        spend = sum((settled(self.purse, held[i], one) for i, one in completions.items()), start=Spend())
+        self._note(list(completions.values()), spend, parent)
         return {i: _reply(completion) for i, completion in completions.items()}
 
-    def _note(self, completions: Sequence[Completion], parent: int) -> None:
+    def _note(self, completions: Sequence[Completion], spend: Spend, parent: int) -> None:
         self.trace.add(
             "ask",
             count(len(completions), "question") + " to the model",
             parent=parent,
             detail=completions[0].text,
-            num_prompt_tokens=sum(one.num_prompt_tokens for one in completions),
-            num_completion_tokens=sum(one.num_completion_tokens for one in completions),
-            seconds=max(one.seconds for one in completions),
+            num_prompt_tokens=spend.num_prompt_tokens,
+            num_completion_tokens=spend.num_completion_tokens,
+            seconds=max(0.0 if one.is_cached else one.seconds for one in completions),
+            is_cached=not spend.num_calls,
         )
 
     async def _spawn_all(self, questions: Sequence[tuple[str, Text]], parent: int) -> list[Reply]:
@@ -160,15 +161,6 @@ class Broker:
         if answer.ending is Ending.COMPLETE:
             return Reply(ok=True, text=answer.text)
         return Reply.failed(_FAILURES[answer.ending], f"it ended early: {answer.ending}", answer.text)
-
-
-def spend_of(completion: Completion) -> Spend:
-    """Return what a completion has cost."""
-    return Spend(
-        num_calls=1,
-        num_prompt_tokens=completion.num_prompt_tokens,
-        num_completion_tokens=completion.num_completion_tokens,
-    )
 
 
 def _reply(completion: Completion) -> Reply:

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from pipeline.context.reading import Ending
+from pipeline.context.paid import settled
+from pipeline.context.reading import Ending, Spend
 from pipeline.context.reading_trace import Trace
 from pipeline.context.rlm import prompts
-from pipeline.context.rlm.broker import Broker, spend_of
+from pipeline.context.rlm.broker import Broker
 from pipeline.context.rlm.link import Inputs
 from pipeline.context.rlm.messages import Call, Done, Reply
 from pipeline.context.rlm.move import Move, read_move
@@ -97,23 +98,24 @@ class Root:
         try:
             sampling = replace(self.settings.root, num_samples=1, max_tokens=max_tokens)
             ((completion,),) = await generator.generate([prompt], sampling)
-            self.purse.settle(reservation, spend_of(completion))
+            spend = settled(self.purse, reservation, completion)
         finally:
             self.purse.release(reservation)  # what is settled stays
         if not completion.text.lstrip().startswith("```"):  # which opens the block once more
             completion = replace(completion, text=prompt.prefill + completion.text)
-        self._note(completion)
+        self._note(completion, spend)
         return completion
 
-    def _note(self, completion: Completion) -> None:
+    def _note(self, completion: Completion, spend: Spend) -> None:
         self.trace.add(
             "decide",
             f"turn {len(self._turns) + 1}",
             parent=self.event,
             detail=completion.text,
-            num_prompt_tokens=completion.num_prompt_tokens,
-            num_completion_tokens=completion.num_completion_tokens,
-            seconds=completion.seconds,
+            num_prompt_tokens=spend.num_prompt_tokens,
+            num_completion_tokens=spend.num_completion_tokens,
+            seconds=0.0 if completion.is_cached else completion.seconds,
+            is_cached=completion.is_cached,
         )
 
     async def _act(self, completion: Completion, move: Move) -> prompts.Turn:
