@@ -16,7 +16,7 @@ from pipeline.ask.source import Source
 from pipeline.config import Settings
 from pipeline.context.reading import Ending, Spend
 from pipeline.context.reading_trace import Trace
-from pipeline.core import Budget, Outcome, Prompt, Sampling, SandboxResult
+from pipeline.core import Budget, Completion, Outcome, Prompt, Sampling, SandboxResult
 from pipeline.exceptions import GeneratorError, SandboxError
 from pipeline.ledger import LedgerGenerator
 from pipeline.protocols import Sandbox
@@ -280,6 +280,27 @@ async def test_a_failed_question_is_an_exception_and_no_text(tmp_path: Path) -> 
     )
     assert "with TypeError:\n```text\na Result is no text" in model.told
     assert "summary" not in model.seen[-1].messages[-1].content
+
+
+async def test_an_answer_that_was_cut_off_is_told_as_one(tmp_path: Path) -> None:
+    class Cut(Model):
+        def _completion(self, text: str, *args) -> Completion:
+            finish_reason = "length" if text == "half of" else "stop"
+            return replace(super()._completion(text, *args), finish_reason=finish_reason)
+
+    model = Cut(
+        [
+            cell("r, s = llm_query_batched([context, 'x'])\nprint(r.is_cut, r.value, s.is_cut)"),
+            cell("FINAL(llm_query('x'))"),
+        ],
+        lambda text: "half of" if text == "text" else "all of it",
+    )
+    trace = Trace()
+    await read(model, "text", tmp_path, trace=trace)
+    assert "True half of False" in model.told
+    assert "Cut off before its end: 1 answer of a model." in model.told
+    titles = [event.title for event in trace.events if event.kind == "ask"]
+    assert titles == ["2 questions to the model, 1 answer cut off", "1 question to the model"]
 
 
 async def test_a_prompt_that_does_not_fit_the_window_is_refused_before_it_costs_anything(

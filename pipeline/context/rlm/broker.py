@@ -120,9 +120,11 @@ class Broker:
         return {i: _reply(completion) for i, completion in completions.items()}
 
     def _note(self, completions: Sequence[Completion], spend: Spend, parent: int) -> None:
+        num_cut = sum(_is_cut(one) for one in completions)
+        cut = f", {count(num_cut, 'answer')} cut off" if num_cut else ""
         self.trace.add(
             "ask",
-            count(len(completions), "question") + " to the model",
+            count(len(completions), "question") + " to the model" + cut,
             parent=parent,
             detail=completions[0].text,
             num_prompt_tokens=spend.num_prompt_tokens,
@@ -166,4 +168,8 @@ class Broker:
 def _reply(completion: Completion) -> Reply:
     if completion.finish_reason == "abort":
         return Reply.failed("engine", "the model was interrupted")
-    return Reply(ok=True, text=completion.text)
+    return Reply(ok=True, text=completion.text, is_cut=_is_cut(completion))
+
+
+def _is_cut(completion: Completion) -> bool:
+    return completion.finish_reason in ("length", "repetition")

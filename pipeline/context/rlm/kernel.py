@@ -43,9 +43,10 @@ class SubcallError(Exception):
 class Result:
     """What one of several questions came to. It is no text, so that a failure is never read as an answer."""
 
-    def __init__(self, text: str | None, error: SubcallError | None) -> None:
+    def __init__(self, text: str | None, error: SubcallError | None, is_cut: bool = False) -> None:
         self._text = text
         self.error = error
+        self.is_cut = is_cut  # the model had not said all
 
     @property
     def ok(self) -> bool:
@@ -60,9 +61,9 @@ class Result:
         return str(self._text)
 
     def __repr__(self) -> str:
-        return (
-            f"<Result not ok: {self.error}>" if self.error else f"<Result ok: {len(self.value)} characters>"
-        )
+        if self.error:
+            return f"<Result not ok: {self.error}>"
+        return f"<Result ok: {len(self.value)} characters{', cut off' if self.is_cut else ''}>"
 
     def __str__(self) -> str:
         raise TypeError("a Result is no text: look at .ok, then take .value or .error")
@@ -138,7 +139,7 @@ class Link:
             self.send({"type": "call", "function": function, "questions": questions})
             results = self.receive()["results"]
         return [
-            Result(one["text"], None)
+            Result(one["text"], None, one["is_cut"])
             if one["ok"]
             else Result(None, SubcallError(one["kind"], one["message"], one["partial"]))
             for one in results

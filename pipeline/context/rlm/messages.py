@@ -100,6 +100,7 @@ class Reply(BaseModel):
     kind: SubcallFailure | Literal[""] = ""
     message: str = ""
     partial: str = ""  # a best effort, where there is no answer
+    is_cut: bool = False  # at the limit of its length, or in a loop: there was more to say
 
     @property
     def is_refusal(self) -> bool:

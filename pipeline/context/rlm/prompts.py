@@ -24,7 +24,7 @@ context: the input, a str or a list of str
 repo (only for a repository): repo.paths(regex), repo.read(path, start, end) with lines from 1, \
 repo.grep(regex, path_regex) -> [(path, line_number, line)], repo.tree(depth)
 llm_query(prompt) -> str: asks a model that sees the prompt alone
-llm_query_batched([prompt, ...]) -> [Result, ...]: at once. A Result has .ok, .value and .error
+llm_query_batched([prompt, ...]) -> [Result, ...]: at once. A Result has .ok, .value, .error and .is_cut
 rlm_query(question, text), rlm_query_batched([(question, text), ...]): the same by a REPL of its own, for \
 long texts
 SHOW_VARS() prints the variables

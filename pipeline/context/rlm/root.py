@@ -18,6 +18,7 @@ from pipeline.context.rlm.session import CellEnd, Session
 from pipeline.context.rlm.settings import RecursionSettings
 from pipeline.context.spending import BudgetSpentError, DeadlineError, Purse
 from pipeline.core import Completion
+from pipeline.text import count
 
 _MAX_SHOWN_NAMES = 30
 
@@ -144,9 +145,13 @@ class Root:
 
     async def _run(self, code: str, num_ignored: int = 0) -> prompts.Turn:
         event = self.trace.add("cell", f"cell {len(self._turns) + 1}", parent=self.event, detail=code)
+        num_cut = 0
 
         async def serve(call: Call) -> Sequence[Reply]:
-            return await self.broker.serve(call, event)
+            nonlocal num_cut
+            replies = await self.broker.serve(call, event)
+            num_cut += sum(reply.is_cut for reply in replies)
+            return replies
 
         end = await self.session.run(code, serve)
         turn = self._ended(end.done) if end.done else _lost(end)
@@ -155,10 +160,12 @@ class Root:
         if is_error:
             detail = f"{turn.told}\n{turn.failure}"
             self.trace.add("error", "the cell failed", parent=event, detail=detail)
-        if num_ignored:
-            told = f"Only the first block was run; {num_ignored} more were not.\n{turn.told}"
-            turn = replace(turn, told=told)
-        return turn
+        notes = [f"Only the first block was run; {num_ignored} more were not."] if num_ignored else []
+        if num_cut:
+            notes.append(
+                f"Cut off before its end: {count(num_cut, 'answer')} of a model. Ask for less at once."
+            )
+        return replace(turn, told="\n".join([*notes, turn.told]))
 
     def _ended(self, done: Done) -> prompts.Turn:
         self._has_read |= done.has_read
