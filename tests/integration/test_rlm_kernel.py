@@ -37,7 +37,7 @@ _DONE = {
     "names": [],
     "variables": {},
     "modules": {},
-    "lost": [],
+    "definitions": {},
 }
 
 

@@ -316,7 +316,7 @@ async def test_a_prompt_that_does_not_fit_the_window_is_refused_before_it_costs_
 async def test_a_hanging_cell_is_stopped_and_what_earlier_cells_made_is_still_there(tmp_path: Path) -> None:
     model = Model(
         [
-            cell("import math\nkept = {'size': len(context)}\ndef helper(): return 1"),
+            cell("import math\nkept = {'size': len(context)}\nhelper = lambda: 1"),
             cell("kept['size'] = -1\nwhile True: pass"),
             cell("print(math.pi)\nFINAL(kept['size'])"),
         ]
@@ -325,6 +325,45 @@ async def test_a_hanging_cell_is_stopped_and_what_earlier_cells_made_is_still_th
     assert (answer.text, answer.ending) == ("123", Ending.COMPLETE)
     assert "the cell was stopped after 5 seconds" in model.told
     assert "Lost: helper." in model.told
+
+
+async def test_functions_and_classes_of_earlier_cells_outlive_a_kernel(tmp_path: Path) -> None:
+    code = (
+        "from functools import cache\nfrom collections import Counter\nsize = len(context)\n"
+        "class Base:\n    factor = 2\n"
+        "class Box(Base):\n    def weigh(self, number=size): return self.factor * number\n"
+        "@cache\ndef weight(): return Box().weigh()\n"
+        "def again(): return 0\n"
+        "def again(): return Counter('ab')['a']"
+    )
+    model = Model(
+        [
+            cell(code),
+            cell("def half():\n    return weight()\n1 / 0\ndef never(): pass"),
+            cell("import os; os._exit(1)"),
+            cell("import os; os._exit(1)"),
+            cell("FINAL(f'{half()} {again()}')"),
+        ]
+    )
+    answer = await read(model, "x" * 21, tmp_path, num_errors=9)
+    assert answer.text == "42 1"
+    assert model.told.count("Nothing of before is lost.") >= 2
+
+
+async def test_a_definition_that_cannot_be_run_again_is_lost_and_no_more(tmp_path: Path) -> None:
+    code = (
+        "import os\nn = len(context)\nonce = [1]\nclass Once:\n    first = once.pop()\ndef fine(): return n"
+    )
+    model = Model([cell(code), cell("os._exit(1)"), cell("FINAL(fine())")])
+    assert (await read(model, "xyz", tmp_path)).text == "3"
+    assert "Lost: Once." in model.told
+
+
+async def test_a_definition_that_asks_a_model_is_lost_with_all_variables(tmp_path: Path) -> None:
+    code = "import os\nn = len(context)\ndef asked(said=llm_query('x')): return said"
+    model = Model([cell(code), cell("os._exit(1)"), cell("os.getpid()\nFINAL(len(context))")])
+    assert (await read(model, "xyz", tmp_path)).text == "3"
+    assert "Lost: answer, asked, n." in model.told
 
 
 async def test_questions_do_not_count_against_the_time_of_a_cell(tmp_path: Path) -> None:

@@ -235,6 +235,7 @@ class Repl:
     def __init__(self, link: Link, data: dict[str, Any], limits: dict[str, int]) -> None:
         self._link, self._limits = link, limits
         self._final: str | None = None
+        self._definitions: dict[str, tuple[Any, str]] = {}  # what cells defined, with its source, in order
         self.names = Names(data)
         functions = (
             *(self.llm_query, self.llm_query_batched, self.rlm_query, self.rlm_query_batched),
@@ -297,7 +298,6 @@ class Repl:
                 content = self._answered()
             except Exception as exc:
                 content, error = "", error or _described(exc, "")
-        variables, modules, lost = self._snapshot()
         return {
             "type": "done",
             "cell": cell,
@@ -307,9 +307,7 @@ class Repl:
             "answer": content,
             "has_read": self.names.has_read,
             "names": self._told_names(),
-            "variables": variables,
-            "modules": modules,
-            "lost": lost,
+            **self._snapshot(),
         }
 
     def restore(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -327,14 +325,32 @@ class Repl:
                 self.names[name] = pickle.loads(base64.b64decode(pickled))  # noqa: S301 - made in a sandbox
             except Exception:
                 lost.append(name)
+        for name, source in message["definitions"].items():  # last: a default may be a variable
+            try:
+                self._execute(source, "<restored>")
+            except Exception:
+                lost.append(name)
         return {"type": "restored", "lost": lost}
 
     def _execute(self, source: str, filename: str) -> None:
         parsed = ast.parse(source, filename)
         last = parsed.body.pop() if parsed.body and isinstance(parsed.body[-1], ast.Expr) else None
-        exec(compile(parsed, filename, "exec"), self.names)  # noqa: S102 - this is what the sandbox is for
+        before = dict(self.names)
+        try:
+            exec(compile(parsed, filename, "exec"), self.names)  # noqa: S102 - this is what the sandbox is for
+        finally:
+            self._keep_definitions(parsed, before)
         if last is not None:  # "single" prints what the expression is worth
             exec(compile(ast.Interactive([last]), filename, "single"), self.names)  # noqa: S102
+
+    def _keep_definitions(self, cell: ast.Module, before: dict[str, Any]) -> None:
+        """Keep the source of what a cell has defined: a function of a cell cannot be pickled."""
+        for node in cell.body:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                made = self.names.get(node.name)
+                if made is not None and made is not before.get(node.name):
+                    self._definitions.pop(node.name, None)
+                    self._definitions[node.name] = made, ast.unparse(node)
 
     def _answered(self) -> str:
         """Return what the `answer` variable holds; it is final where it says that it is ready."""
@@ -367,12 +383,15 @@ class Repl:
         """Return names with what they are, the newest last."""
         return [[name[:100], _kind(value)] for name, value in list(self.names.own().items())[-MAX_NAMES:]]
 
-    def _snapshot(self) -> tuple[dict[str, str], dict[str, str], list[str]]:
-        """Return pickled variables, imported modules, and the names that could not be kept."""
+    def _snapshot(self) -> dict[str, dict[str, str]]:
+        """Return what another kernel can take up: modules, sources of definitions, pickled variables."""
         own = self.names.own()
         modules = {name: one.__name__ for name, one in own.items() if isinstance(one, types.ModuleType)}
+        definitions = {
+            name: source for name, (made, source) in self._definitions.items() if own.get(name) is made
+        }
         pickled: dict[str, bytes] = {}
-        for name in own.keys() - modules.keys():
+        for name in own.keys() - modules.keys() - definitions.keys():
             with contextlib.suppress(Exception):
                 target = Bounded(self._limits["snapshot_bytes"])
                 pickle.Pickler(target, protocol=4).dump(own[name])
@@ -382,7 +401,7 @@ class Repl:
             room -= len(pickled[name])
             if room >= 0:
                 variables[name] = base64.b64encode(pickled[name]).decode()
-        return variables, modules, sorted(own.keys() - modules.keys() - variables.keys())[:MAX_NAMES]
+        return {"modules": modules, "definitions": definitions, "variables": variables}
 
 
 def _text(value: Any) -> str:

@@ -82,7 +82,7 @@ class Done(_Message):
     names: list[tuple[str, str]]  # with what they are
     variables: dict[str, str]  # pickled, base64; only another kernel unpickles them
     modules: dict[str, str]
-    lost: list[str]  # names that a restart would lose
+    definitions: dict[str, str]  # functions and classes of cells with their source, in order
 
 
 Call = LlmCall | RlmCall

@@ -160,12 +160,7 @@ class Root:
         if is_error:
             detail = f"{turn.told}\n{turn.failure}"
             self.trace.add("error", "the cell failed", parent=event, detail=detail)
-        notes = [f"Only the first block was run; {num_ignored} more were not."] if num_ignored else []
-        if num_cut:
-            notes.append(
-                f"Cut off before its end: {count(num_cut, 'answer')} of a model. Ask for less at once."
-            )
-        return replace(turn, told="\n".join([*notes, turn.told]))
+        return replace(turn, told=_remarks(num_ignored, num_cut) + turn.told)
 
     def _ended(self, done: Done) -> prompts.Turn:
         self._has_read |= done.has_read
@@ -178,6 +173,12 @@ class Root:
         line = f" in line {done.error.line} of the cell" if done.error.line else ""
         told += f"\nThe cell failed{line} with {done.error.type}:"
         return prompts.Turn(said="", told=told, failure=done.error.message, output=done.output)
+
+
+def _remarks(num_ignored: int, num_cut: int) -> str:
+    ignored = f"Only the first block was run; {num_ignored} more were not.\n" if num_ignored else ""
+    cut = f"Cut off before its end: {count(num_cut, 'answer')} of a model. Ask for less at once.\n"
+    return ignored + (cut if num_cut else "")
 
 
 def _lost(end: CellEnd) -> prompts.Turn:

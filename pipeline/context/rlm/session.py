@@ -92,27 +92,23 @@ class Session:
         if self._last is None:
             return ()
         kept: frozenset[str] = frozenset()
-        for variables in (self._last.variables, {}):  # to unpickle one of them can end the kernel
+        modules_alone = self._last.model_copy(update={"variables": {}, "definitions": {}})
+        for snapshot in (self._last, modules_alone):  # to unpickle or to run one of them can end the kernel
             try:
-                kept = await self._restored(await self._started(), self._last, variables)
+                kept = await self._restored(await self._started(), snapshot)
                 break
             except KernelError:
                 await self.close()
         return tuple(sorted({name for name, _ in self._last.names} - kept))
 
-    async def _restored(self, link: Link, last: Done, variables: dict[str, str]) -> frozenset[str]:
-        await link.send(
-            {
-                "type": "restore",
-                "variables": variables,
-                "modules": last.modules,
-                "has_read": last.has_read,
-            }
-        )
+    async def _restored(self, link: Link, snapshot: Done) -> frozenset[str]:
+        kept = snapshot.model_dump(include={"variables", "modules", "definitions", "has_read"})
+        await link.send({"type": "restore", **kept})
         message = await link.receive(_RESTORE_SECONDS)
         if not isinstance(message, Restored):
             raise KernelError("spoke_nonsense", "the REPL did not take up its snapshot")
-        return frozenset({*variables, *last.modules} - set(message.lost))
+        names = {*snapshot.variables, *snapshot.modules, *snapshot.definitions}
+        return frozenset(names - set(message.lost))
 
 
 async def _received(link: Link, left_seconds: float, cell_seconds: float) -> object:
