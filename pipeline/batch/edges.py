@@ -20,6 +20,7 @@ class BoundedSandbox:
     def __init__(self, inner: Sandbox, num_parallel: int) -> None:
         self._inner = inner
         self._slots = asyncio.Semaphore(num_parallel)
+        self.num_parallel = num_parallel
         self.name = inner.name
 
     async def run(self, request: SandboxRequest) -> SandboxResult:

@@ -13,11 +13,12 @@ import pytest
 from pipeline.ask.reader import Desk, opened
 from pipeline.ask.reader import read as read_book
 from pipeline.ask.source import Source
+from pipeline.batch.edges import BoundedSandbox
 from pipeline.config import Settings
 from pipeline.context.reading import Ending, Spend
 from pipeline.context.reading_trace import Trace
 from pipeline.core import Budget, Completion, Outcome, Prompt, Sampling, SandboxResult
-from pipeline.exceptions import GeneratorError, SandboxError
+from pipeline.exceptions import GeneratorError, InputError, SandboxError
 from pipeline.ledger import LedgerGenerator
 from pipeline.protocols import Sandbox
 from pipeline.snapshot import Snapshot
@@ -201,6 +202,28 @@ async def test_a_waiting_parent_holds_no_place_that_its_children_need(tmp_path: 
     budget = Budget(num_calls=100, max_depth=2)
     answer = await read(model, "abc", tmp_path, question="top", budget=budget, num_children=1)
     assert answer.text == "3+3+3+3"
+
+
+async def test_no_more_repls_are_started_than_the_sandbox_serves(tmp_path: Path) -> None:
+    ask = "rs = rlm_query_batched([('{}', context)] * 3)\nFINAL('+'.join(r.value for r in rs))"
+    model = Model(
+        {
+            "top": [cell(ask.format("middle"))],
+            "middle": [cell(ask.format("low"))],
+            "low": [cell("FINAL(len(context))")],
+        }
+    )
+    budget, sandbox = Budget(num_calls=100, max_depth=2), BoundedSandbox(BubblewrapSandbox(), 3)
+    answer = await read(model, "abc", tmp_path, question="top", budget=budget, sandbox=sandbox)
+    assert answer.text == "+".join("3" * 9)
+
+
+async def test_a_sandbox_that_serves_too_few_runs_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    model, sandbox = Model([cell("FINAL(context)")]), BoundedSandbox(BubblewrapSandbox(), 2)
+    with pytest.raises(InputError, match="serves 2 runs at once cannot hold a REPL and 2 levels below it"):
+        await read(model, "abc", tmp_path, budget=Budget(max_depth=2), sandbox=sandbox)
+    assert not model.seen
+    assert (await read(model, "abc", tmp_path, budget=Budget(max_depth=1), sandbox=sandbox)).text == "abc"
 
 
 async def test_a_repl_below_that_has_no_answer_is_an_error_with_its_best_effort(tmp_path: Path) -> None:

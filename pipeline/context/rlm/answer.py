@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from pipeline.context.reading import Answer, Ending, Query
 from pipeline.context.reading_trace import Trace
@@ -18,8 +19,10 @@ from pipeline.context.rlm.session import Session
 from pipeline.context.rlm.settings import RecursionSettings
 from pipeline.context.spending import Purse
 from pipeline.core import Budget, GeneratorInfo, SandboxLimits
+from pipeline.exceptions import InputError
 from pipeline.protocols import Generator, Sandbox
 from pipeline.snapshot import Snapshot
+from pipeline.text import count
 
 _NUM_TURNS_KEPT = 2  # that cells cannot spend, so that the root can answer
 _MOST_KEPT = 4  # but no more than one part in so many
@@ -40,15 +43,17 @@ async def answer(
 ) -> Answer:
     """Return what a model finds out about `source`; what is spent is held in `folder`.
 
-    The sandbox serves up to 1 + num_children runs at once for each level of the budget's depth.
+    The sandbox serves the root's run and up to num_children more for each level below it, all at once; of a
+    sandbox that says it serves fewer, fewer are asked for.
 
     Raises:
         SandboxError: no REPL can be started.
         GeneratorError: the engine failed, after its retry.
-        InputError: the model's window is too small, or the sampling is not servable.
+        InputError: the model's window is too small, the sampling is not servable, or the sandbox serves too
+            few runs for the budget's depth.
     """
     begun_at = time.time()
-    settings = settings or RecursionSettings()
+    settings = _within(sandbox, settings or RecursionSettings(), budget.max_depth)
     reading = _Reading(
         generator=generator,
         info=await generator.info(),
@@ -61,6 +66,27 @@ async def answer(
     purse = Purse.open(folder / "spending.sqlite", budget, begun_at + budget.wall_seconds)
     inputs = await asyncio.to_thread(_inputs, query, source)
     return await reading.answer(inputs, purse, budget.max_depth, None)
+
+
+@runtime_checkable
+class HasBound(Protocol):
+    """A Sandbox that knows how many runs it serves at once, as `pipeline.batch.edges.BoundedSandbox` does."""
+
+    num_parallel: int
+
+
+def _within(sandbox: Sandbox, settings: RecursionSettings, max_depth: int) -> RecursionSettings:
+    """Return settings with no more children than the sandbox serves: one that waits in vain fails late."""
+    if not isinstance(sandbox, HasBound) or not max_depth:
+        return settings
+    most = (sandbox.num_parallel - 1) // max_depth
+    if most < 1:
+        raise InputError(
+            f"a sandbox that serves {count(sandbox.num_parallel, 'run')} at once cannot hold a REPL and "
+            f"{count(max_depth, 'level')} below it",
+            hint="allow fewer levels of recursion, or more sandboxes at once",
+        )
+    return replace(settings, num_children=min(settings.num_children, most))
 
 
 def _inputs(query: Query, source: Snapshot | str | Sequence[str]) -> Inputs:
