@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from rich.text import Text
+from rich.tree import Tree
 
 from pipeline.context.reading_trace import Event
 from pipeline.text import count, printable
@@ -23,11 +26,6 @@ class Branch:
         own = self.event.num_prompt_tokens + self.event.num_completion_tokens
         return own + sum(branch.num_tokens for branch in self.branches)
 
-    @property
-    def num_events(self) -> int:
-        """How many events lie below."""
-        return len(self.branches) + sum(branch.num_events for branch in self.branches)
-
 
 def branches_of(events: Iterable[Event]) -> tuple[Branch, ...]:
     """Return the events without a parent, each with those below it, in the order in which they happened."""
@@ -41,13 +39,22 @@ def branches_of(events: Iterable[Event]) -> tuple[Branch, ...]:
     return grown(None)
 
 
-def lines_of(branches: Sequence[Branch], *, max_children: int = 12, depth: int = 0) -> Iterator[str]:
-    """Yield a line for each event, indented by its depth; of many beside each other the first ones."""
+def tree_of(branches: Sequence[Branch], *, max_children: int = 12) -> Tree:
+    """Return the branches as a terminal shows them: a line for each event, of many in one the first ones."""
+    tree = Tree("How it was read")
+    _grow(tree, branches, max_children)
+    return tree
+
+
+def _grow(tree: Tree, branches: Sequence[Branch], max_children: int) -> None:
     for branch in branches[:max_children]:
-        event = branch.event
-        cost = f" ({count(branch.num_tokens, 'token')})" if branch.num_tokens else ""
-        cached = ", known before" if event.is_cached else ""
-        yield f"{'  ' * depth}{event.kind}: {printable(event.title, 160)}{cost}{cached}"
-        yield from lines_of(branch.branches, max_children=max_children, depth=depth + 1)
+        _grow(tree.add(Text(_line(branch))), branch.branches, max_children)
     if len(branches) > max_children:
-        yield f"{'  ' * depth}and {len(branches) - max_children} more"
+        tree.add(Text(f"and {len(branches) - max_children} more"))
+
+
+def _line(branch: Branch) -> str:
+    event = branch.event
+    cost = f" ({count(branch.num_tokens, 'token')})" if branch.num_tokens else ""
+    cached = ", known before" if event.is_cached else ""
+    return f"{event.kind}: {printable(event.title, 160)}{cost}{cached}"

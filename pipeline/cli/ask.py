@@ -16,8 +16,11 @@ from pipeline.cli.errors import ExitCode
 from pipeline.exceptions import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.cli.inputs import Flags
     from pipeline.context.reading import Answer, Span
+    from pipeline.context.reading_trace import Event
 
 READING = "The reading"
 
@@ -73,6 +76,10 @@ def ask(
     places: Annotated[
         int, typer.Option(min=1, max=100, help="Places to print.", rich_help_panel=options.RESULT)
     ] = 10,
+    how: Annotated[
+        bool,
+        typer.Option("--how", help="Print how it was read, as a tree.", rich_help_panel=options.RESULT),
+    ] = False,
     depth: options.Depth = None,
     model: options.Model = None,
     pull: options.Pull = False,
@@ -117,7 +124,9 @@ def ask(
             pull_model(settings, emit)
     folder = new_reading()
     with watched() as emit:
-        answer = run_interruptibly(answered(inquiry, settings, folder, emit))
+        answer, events = run_interruptibly(answered(inquiry, settings, folder, emit))
+    if how:
+        _tell_how(events)
     _tell(answer, folder, num_places=places, as_json=as_json)
     raise typer.Exit(ExitCode.SOLVED if answer.ending == "complete" else ExitCode.UNSOLVED)
 
@@ -129,6 +138,14 @@ def _flags(ctx: typer.Context, limits: dict[str, float | None]) -> Flags:
     names = ("config", "model", "endpoint", "sandbox", "seed")
     values = {name: ctx.params[name] for name in names}
     return Flags(**values, assignments=(*(ctx.params["assignments"] or ()), *given))
+
+
+def _tell_how(events: Sequence[Event]) -> None:
+    from rich.console import Console
+
+    from pipeline.ask.account import branches_of, tree_of
+
+    Console(stderr=True).print(tree_of(branches_of(events)))
 
 
 def _tell(answer: Answer, folder: Path, *, num_places: int, as_json: bool) -> None:
@@ -150,10 +167,10 @@ def _tell(answer: Answer, folder: Path, *, num_places: int, as_json: bool) -> No
         typer.echo(f"warning: {warning}", err=True)
     spend = answer.spend
     num_tokens = spend.num_prompt_tokens + spend.num_completion_tokens
-    story = (
-        f"{answer.ending}, tier {answer.tier}: {count(spend.num_calls, 'call')}, {count(num_tokens, 'token')}"
-    )
-    typer.echo(f"{story}, {duration(spend.seconds)}; report: {folder / 'report.html'}", err=True)
+    known = f" and {spend.num_cached_calls:,} known before" if spend.num_cached_calls else ""
+    cost = f"{count(spend.num_calls, 'call')}{known}, {count(num_tokens, 'token')}, {duration(spend.seconds)}"
+    report = folder / "report.html"
+    typer.echo(f"{answer.ending}, tier {answer.tier}: {cost}; report: {report}", err=True)
 
 
 def _place(span: Span) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.exceptions import InputError
 from pipeline.runs import write_atomically
@@ -17,6 +18,7 @@ from pipeline.telemetry import Action, Emit, Event
 if TYPE_CHECKING:
     from pipeline.ask.reader import Book, Choice, Desk
     from pipeline.config import Settings
+    from pipeline.context import reading_trace
     from pipeline.context.reading import Answer
 
 
@@ -30,6 +32,13 @@ class Inquiry:
     with_model: bool
     recurrence_depth: int
     num_workers: int = 0  # Ray workers that judge; 0: this process does
+
+
+class Told(NamedTuple):
+    """What came of it, and how."""
+
+    answer: Answer
+    events: Sequence[reading_trace.Event]
 
 
 def new_reading() -> Path:
@@ -50,7 +59,7 @@ def new_reading() -> Path:
     return folder
 
 
-async def answered(inquiry: Inquiry, settings: Settings, folder: Path, emit: Emit) -> Answer:
+async def answered(inquiry: Inquiry, settings: Settings, folder: Path, emit: Emit) -> Told:
     """Answer a question; what came of it is kept in the folder.
 
     Raises:
@@ -73,11 +82,11 @@ async def answered(inquiry: Inquiry, settings: Settings, folder: Path, emit: Emi
         emit(Event(Action.STAGE_STARTED, "reading", {"stage": "read"}))
         answer = await read(inquiry.question, book, inquiry.tier, desk, depth=inquiry.recurrence_depth)
         emit(Event(Action.STAGE_FINISHED, f"read, tier {answer.tier}", {"stage": "read"}))
-    page = render_reading(inquiry.question, answer, desk.trace.events)
+    page = render_reading(inquiry.question, answer, trace.events)
     write_atomically(folder / "report.html", page.encode())
     kept = {"question": inquiry.question, "paths": inquiry.paths, **asdict(answer)}
     write_atomically(folder / "answer.json", json.dumps(kept, indent=1).encode())
-    return answer
+    return Told(answer, tuple(trace.events))
 
 
 async def _seat_model(desk: Desk, inquiry: Inquiry, stack: AsyncExitStack) -> None:

@@ -7,9 +7,10 @@ import json
 import sys
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from pipeline.ask.account import branches_of, lines_of
+from pipeline.ask.account import branches_of, tree_of
 from pipeline.ask.page import render_reading
 from pipeline.ask.reader import Desk, opened, read
 from pipeline.ask.source import gather
@@ -193,6 +194,12 @@ class TestReading:
         assert (again.spend.num_calls, again.spans) == (1, first.spans)  # the answer itself
 
 
+def lines_of(branches) -> list[str]:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(tree_of(branches))
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
 class TestAccount:
     def test_a_branch_costs_what_all_below_it_costs(self):
         trace = Trace()
@@ -202,12 +209,24 @@ class TestAccount:
 
         [branch] = branches_of(trace.events)
 
-        assert (branch.num_tokens, branch.num_events) == (15, 2)
-        assert list(lines_of([branch])) == [
-            "question: why? (15 tokens)",
-            "  ask: a part (15 tokens)",
-            "    ask: a part of it (5 tokens)",
+        assert branch.num_tokens == 15
+        assert lines_of([branch]) == [
+            "How it was read",
+            "└── question: why? (15 tokens)",
+            "    └── ask: a part (15 tokens)",
+            "        └── ask: a part of it (5 tokens)",
         ]
+
+    def test_of_many_events_the_first_are_shown_on_a_terminal_and_none_of_their_markup_holds(self):
+        trace = Trace()
+        for number in range(30):
+            trace.add("score", f"[red]{number}[/red]\x1b[31m", is_cached=True)
+
+        lines = lines_of(branches_of(trace.events))
+
+        assert len(lines) == 14
+        assert lines[1] == "├── score: [red]0[/red], known before"
+        assert lines[-1] == "└── and 18 more"
 
     def test_a_trace_on_disk_is_whole_at_any_moment(self, tmp_path):
         trace = Trace(tmp_path / "trace.jsonl")
@@ -242,6 +261,12 @@ class TestCommand:
         assert "weigh" in result.stdout.splitlines()[0]
         [folder] = (home / "readings").iterdir()
         assert sorted(path.name for path in folder.iterdir()) == ["answer.json", "report.html"]
+
+    def test_how_it_was_read_is_printed_where_it_is_asked_for(self, shop):
+        command = ["ask", str(shop), "-q", "weigh", "--places-only"]
+
+        assert "How it was read" in CliRunner().invoke(app, [*command, "--how"]).stderr
+        assert "How it was read" not in CliRunner().invoke(app, command).stderr
 
     def test_json_is_one_object(self, shop):
         result = CliRunner().invoke(app, ["ask", str(shop), "-q", "weigh", "--places-only", "--json"])
