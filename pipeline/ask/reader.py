@@ -89,6 +89,7 @@ async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: in
     """
     query, budget = Query(text=question), desk.settings.reading
     if desk.generator is None:
+        desk.trace.add("decide", "tier lexical: no model is asked")
         return _places_alone(await asyncio.to_thread(localise_by_words, query, book.words))
     settings = AnswerSettings(recurrence_depth=depth, seed=desk.settings.planner.seed)
     chosen, why = await _chosen(query, book, tier, desk, settings)

@@ -260,12 +260,12 @@ class TestCommand:
         assert result.stdout.startswith("[1] boxes.py:")
         assert "weigh" in result.stdout.splitlines()[0]
         [folder] = (home / "readings").iterdir()
-        assert sorted(path.name for path in folder.iterdir()) == ["answer.json", "report.html"]
+        assert sorted(path.name for path in folder.iterdir()) == ["answer.json", "report.html", "trace.jsonl"]
 
     def test_how_it_was_read_is_printed_where_it_is_asked_for(self, shop):
         command = ["ask", str(shop), "-q", "weigh", "--places-only"]
 
-        assert "How it was read" in CliRunner().invoke(app, [*command, "--how"]).stderr
+        assert "decide: tier lexical: no model" in CliRunner().invoke(app, [*command, "--how"]).stderr
         assert "How it was read" not in CliRunner().invoke(app, command).stderr
 
     def test_json_is_one_object(self, shop):
