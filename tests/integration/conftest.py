@@ -128,6 +128,25 @@ def sandbox(request: pytest.FixtureRequest) -> DockerSandbox | BubblewrapSandbox
 
 
 @pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random checkpoint that knows nothing, with a window of 8192 tokens."""
+    from model.testing import make_tiny_qwen2
+
+    return make_tiny_qwen2(tmp_path_factory.mktemp("tiny"), max_position_embeddings=8192)
+
+
+@pytest.fixture
+def engine_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home for commands that start an engine of their own on the tiny checkpoint, and bubblewrap."""
+    monkeypatch.setenv("LOOPWRIGHT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LOOPWRIGHT_SANDBOX__KIND", "bubblewrap")
+    monkeypatch.setenv("LOOPWRIGHT_ENGINE__KV_CACHE_BYTES", str(64 << 20))
+    monkeypatch.setenv("LOOPWRIGHT_ENGINE__MAX_MODEL_TOKENS", "8192")
+    monkeypatch.setenv("LOOPWRIGHT_PLANNER__MAX_PROMPT_TOKENS", "4096")  # the tokenizer counts bytes
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
 def ray_state(tmp_path_factory) -> Path:
     """The state folder of every Ray that this process connects to: Ray reads its token once in a process."""
     return tmp_path_factory.mktemp("state")

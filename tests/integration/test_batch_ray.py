@@ -14,7 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from model.testing import make_tiny_qwen2
 from tests.integration.batch_tools import ledger_of, make_tasks, processes_of, results_of, rows_of, start
 
 pytestmark = pytest.mark.integration
@@ -39,11 +38,6 @@ def home(tmp_path_factory) -> Iterator[Path]:
         for name, value in values.items():
             patch.setenv(name, value)
         yield home
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return make_tiny_qwen2(tmp_path_factory.mktemp("tiny"), max_position_embeddings=8192)
 
 
 @pytest.fixture

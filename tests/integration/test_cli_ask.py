@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from model.testing import make_tiny_qwen2
+from tests.integration.batch_tools import LOOPWRIGHT
 
 pytestmark = pytest.mark.integration
 
-LOOPWRIGHT = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 PATIENCE_SECONDS = 500
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return make_tiny_qwen2(tmp_path_factory.mktemp("tiny"), max_position_embeddings=8192)
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("LOOPWRIGHT_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("LOOPWRIGHT_SANDBOX__KIND", "bubblewrap")
-    monkeypatch.setenv("LOOPWRIGHT_ENGINE__KV_CACHE_BYTES", str(64 << 20))
-    monkeypatch.setenv("LOOPWRIGHT_ENGINE__MAX_MODEL_TOKENS", "8192")  # the tokenizer counts bytes
-    return tmp_path / "home"
-
-
-def test_a_descent_over_two_workers_judges_and_answers(home, checkpoint, tmp_path):
+def test_a_descent_over_two_workers_judges_and_answers(engine_home, checkpoint, tmp_path):
     shop = tmp_path / "shop"
     for number in range(12):
         (shop / f"part{number}").mkdir(parents=True)
