@@ -151,7 +151,9 @@ async def test_a_repository_is_read_by_paths_lines_and_patterns(tmp_path: Path) 
         ]
     )
     assert (await read(model, snapshot, tmp_path)).text == "hello\n"
-    assert "['a/b/two.py', 'a/one.py'] ./ 3 files\na/ 2 files\na/b/ 1 files" in model.told
+    assert (
+        "['a/b/two.py', 'a/one.py'] ./ 3 files, about 14 tokens\na/ 2 files, about 12 tokens\n" in model.told
+    )
     assert "[('a/b/two.py', 2, 'y = one.y'), ('a/one.py', 2, 'y = 2')] 'y = 2\\nz = 3\\n'" in model.told
 
 

@@ -61,10 +61,12 @@ async def test_a_model_that_goes_down_the_tree_finds_its_place(tmp_path):
         name = re.search(r"\{(\w+)\}", step)[1]
         return step.replace(f"{{{name}}}", id_of(name, prompt))
 
-    found, _, trace = await search(tmp_path, reply)
+    found, generator, trace = await search(tmp_path, reply)
 
     assert (found.spans[0].path, found.spans[0].qualname) == ("part3/mirror.py", "zq")
     assert (found.ending, found.spend.num_calls) == (Ending.COMPLETE, 4)
+    for line in re.findall(r"^n\d+: .*", generator.calls[0][0][0].messages[-1].content, re.MULTILINE):
+        assert re.search(r" \(~\d+ tokens\) ?", line), "a model knows what reading it would cost"
     assert next(e.title for e in trace.events if e.kind == "decide") == "EXPAND part3"
 
 

@@ -117,7 +117,7 @@ def test_leaves_tile_every_file_within_the_limits(text, suffix, limits):
 @given(text=_texts, suffix=st.sampled_from(_SUFFIXES), limits=_leaf_limits)
 def test_ids_are_unique_within_a_file(text, suffix, limits):
     data, path = text.encode("utf-8", "replace"), f"a.{suffix}"
-    file = IndexedFile(path, "blob", packed(file_parts(data, language_of(path), limits)))
+    file = IndexedFile(path, "blob", packed(file_parts(data, language_of(path), limits)), len(data))
     nodes = RepoTree({path: file}, {}).nodes(path)
     assert len({node.node_id for node in nodes}) == len(nodes)
 
@@ -339,6 +339,17 @@ def test_a_damaged_cache_is_begun_anew(tmp_path):
 def test_a_tree_can_be_sent_to_another_process(tmp_path):
     tree = tree_of(tmp_path, {"a/b.py": "def f(): pass\n"})
     assert list(pickle.loads(pickle.dumps(tree)).walk()) == list(tree.walk())
+
+
+def test_a_node_says_about_how_many_tokens_it_has(tmp_path):
+    code = b"def f(x):\n    return x\n\n\nclass A:\n    def m(self):\n        return 1\n"
+    tree = tree_of(tmp_path, {"a/one.py": code, "a/b/two.py": code, "three.txt": b"words " * 700})
+    assert tree.file("three.txt").approx_tokens == 1200
+    assert tree.file("a/one.py").approx_tokens == pytest.approx(len(code) / 3.5, abs=1)
+    sizes = [tree.package(path).approx_tokens for path in ("a/b", "a", "")]
+    assert sizes == pytest.approx([len(code) / 3.5, 2 * len(code) / 3.5, 2 * len(code) / 3.5 + 1200], abs=1)
+    inner = [node.approx_tokens for node in tree.children(tree.file("a/one.py"))]
+    assert sum(inner) == pytest.approx(len(code) / 3.5, abs=2)
 
 
 def test_a_card_names_what_is_in_a_node(tmp_path):

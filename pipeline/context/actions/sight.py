@@ -132,8 +132,9 @@ class Sight:
 
     def _line(self, one: Node | Unit) -> str:
         if isinstance(one, Unit):
-            return f"{one.place} {one.node.signature} {one.node.doc}"[:160].rstrip()
-        return f"{one.kind} {_key(one)} {one.doc}"[:160].rstrip()
+            node = one.node
+            return f"{one.place} (~{node.approx_tokens} tokens) {node.signature} {node.doc}"[:160].rstrip()
+        return f"{one.kind} {_key(one)} (~{one.approx_tokens} tokens) {one.doc}"[:160].rstrip()
 
 
 def _key(one: Node | Unit) -> str:

@@ -26,6 +26,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 REPOSITORY = os.getcwd()
 MAX_MESSAGE_CHARS = 2000  # of an exception
 MAX_NAMES = 100  # that are told of
+BYTES_PER_TOKEN = 3.5  # or so
 SKIPPED_FOLDERS = (".git",)
 
 
@@ -176,14 +177,18 @@ class Repository:
         return found
 
     def tree(self, depth: int = 2) -> str:
-        """Return the folders down to a depth, a line each, with the number of files below."""
-        counts: dict[str, int] = {}
+        """Return the folders down to a depth, a line each, with how much lies below."""
+        sizes: dict[str, list[int]] = {}
         for path in self.paths():
             parts = path.split(os.sep)
+            num_bytes = os.lstat(os.path.join(REPOSITORY, path)).st_size
             for i in range(min(depth, len(parts) - 1) + 1):
                 folder = "/".join(parts[:i]) + "/" if i else "./"
-                counts[folder] = counts.get(folder, 0) + 1
-        return "\n".join(f"{folder} {count} files" for folder, count in sorted(counts.items()))
+                sizes.setdefault(folder, []).append(num_bytes)
+        return "\n".join(
+            f"{folder} {len(size)} files, about {sum(size) / BYTES_PER_TOKEN:,.0f} tokens"
+            for folder, size in sorted(sizes.items())
+        )
 
     def __repr__(self) -> str:
         return f"<repository of {len(self.paths())} files: paths, read, grep, tree>"

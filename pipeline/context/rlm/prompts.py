@@ -9,6 +9,7 @@ from pipeline.context.rlm.link import Inputs
 from pipeline.context.rlm.messages import Output
 from pipeline.context.rlm.output import fenced, shortened, shown
 from pipeline.context.spending import Remaining
+from pipeline.context.tree.node import approx_tokens
 from pipeline.core import GeneratorInfo, Message, Prompt
 from pipeline.exceptions import InputError
 from pipeline.protocols import Generator
@@ -22,7 +23,7 @@ In the REPL:
 question: the whole question, as text
 context: the input, a str or a list of str
 repo (only for a repository): repo.paths(regex), repo.read(path, start, end) with lines from 1, \
-repo.grep(regex, path_regex) -> [(path, line_number, line)], repo.tree(depth)
+repo.grep(regex, path_regex) -> [(path, line_number, line)], repo.tree(depth) -> folders with their sizes
 llm_query(prompt) -> str: asks a model that sees the prompt alone
 llm_query_batched([prompt, ...]) -> [Result, ...]: at once. A Result has .ok, .value, .error and .is_cut
 rlm_query(question, text), rlm_query_batched([(question, text), ...]): the same by a REPL of its own, for \
@@ -71,16 +72,20 @@ def described(inputs: Inputs) -> str:
     """Return the sizes of an input."""
     words = []
     if inputs.repository is not None:
-        words.append(f"repo: a repository, {len(inputs.repository):,} bytes with all its files")
+        words.append(f"repo: a repository, {_sized(len(inputs.repository), 'bytes')} with all its files")
     if isinstance(inputs.context, str):
-        words.append(f"context: a str of {len(inputs.context):,} characters")
+        words.append(f"context: a str of {_sized(len(inputs.context), 'characters')}")
     else:
         sizes = [len(part) for part in inputs.context]
         words.append(
-            f"context: a list of {len(sizes):,} str, {sum(sizes):,} characters in all, "
+            f"context: a list of {len(sizes):,} str, {_sized(sum(sizes), 'characters')} in all, "
             f"the longest {max(sizes, default=0):,}"
         )
     return "\n".join(words)
+
+
+def _sized(number: int, unit: str) -> str:
+    return f"{number:,} {unit} (about {approx_tokens(number):,} tokens)"
 
 
 def told_remaining(remaining: Remaining, wall_seconds: float, num_turns: int, depth: int) -> str:

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pipeline.context.tree.cache import PartCache, packed
 from pipeline.context.tree.file_parts import file_parts
@@ -20,12 +21,18 @@ _VERSION = 1  # of how a file is cut and packed: raise it with every change that
 _PUT_EVERY = 500  # files: what an index that is killed has parsed is not lost
 
 
+class _Kept(NamedTuple):
+    blob: str
+    key: str  # of the cache
+    num_bytes: int
+
+
 @dataclass(slots=True)
 class _Reading:
     """What one pass over the snapshot found; contents are read again for the few blobs that are new."""
 
     skipped: dict[str, str] = field(default_factory=dict)
-    keys: dict[str, tuple[str, str]] = field(default_factory=dict)  # path -> (blob, cache key)
+    kept: dict[str, _Kept] = field(default_factory=dict)  # by path
 
 
 def index(
@@ -43,13 +50,16 @@ def index(
     """
     limits = limits or LeafLimits()
     reading = _read(snapshot, limits, frozenset(documents))
-    known = cache.get(key for _, key in reading.keys.values()) if cache else {}
-    for batch in _batches({key: path for path, (_, key) in reading.keys.items() if key not in known}):
+    known = cache.get(kept.key for kept in reading.kept.values()) if cache else {}
+    for batch in _batches({kept.key: path for path, kept in reading.kept.items() if kept.key not in known}):
         new = {key: _parsed(snapshot, path, limits) for key, path in batch.items()}
         if cache:
             cache.put(new)
         known |= new
-    files = {path: IndexedFile(path, blob, known[key]) for path, (blob, key) in reading.keys.items()}
+    files = {
+        path: IndexedFile(path, kept.blob, known[kept.key], kept.num_bytes)
+        for path, kept in reading.kept.items()
+    }
     return RepoTree(files, reading.skipped)
 
 
@@ -66,7 +76,7 @@ def _read(snapshot: Snapshot, limits: LeafLimits, documents: frozenset[str]) -> 
         language = language_of(path)
         edition = language.edition if language else "text"
         key = f"{_VERSION}:{limits.max_lines}:{limits.max_bytes}:{edition}:{blob}"
-        reading.keys[path] = (blob, key)
+        reading.kept[path] = _Kept(blob, key, len(data))
     return reading
 
 

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 PartKind = Literal["file", "class", "function", "window"]
 NodeKind = Literal["repo", "package", "file", "class", "function", "window"]
+_BYTES_PER_TOKEN = 3.5  # or so, of code
 _ID_BYTES = 10  # a million nodes meet in one id with a chance of 1 in 10**12
 
 
@@ -52,10 +53,20 @@ class Node:
     start_line: int  # from 1; 0 above files
     end_line: int  # included, blank lines after the definition too; lines are ended by a line feed alone
     start_byte: int
-    end_byte: int  # not included
+    end_byte: int  # not included; above files, the bytes of all files below
     signature: str  # a definition's header, or a window's first line
     doc: str  # the first line of its documentation
     children: tuple[str, ...]  # node ids, in order
+
+    @property
+    def approx_tokens(self) -> int:
+        """About how many tokens its text has; no tokenizer is asked."""
+        return approx_tokens(self.end_byte - self.start_byte)
+
+
+def approx_tokens(num_bytes: int) -> int:
+    """Return about how many tokens a text of so many bytes has."""
+    return round(num_bytes / _BYTES_PER_TOKEN)
 
 
 def node_id(content: str, kind: NodeKind, name: str, start_byte: int, end_byte: int) -> str:

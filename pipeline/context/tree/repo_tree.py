@@ -18,6 +18,7 @@ class IndexedFile:
     path: str
     blob: str
     packed: bytes
+    num_bytes: int  # of the file itself
 
     @property
     def node_id(self) -> str:
@@ -101,6 +102,8 @@ class RepoTree:
         folder = self._folders[path]
         children = [self._add_package(inner).node_id for inner in folder.folders]
         children += [self.files[inner].node_id for inner in folder.files]
+        num_bytes = sum(self._packages[inner].end_byte for inner in folder.folders)
+        num_bytes += sum(self.files[inner].num_bytes for inner in folder.files)
         content = hashlib.sha256("\0".join(children).encode()).hexdigest()
         kind: NodeKind = "package" if path else "repo"
         self._packages[path] = Node(
@@ -111,7 +114,7 @@ class RepoTree:
             start_line=0,
             end_line=0,
             start_byte=0,
-            end_byte=0,
+            end_byte=num_bytes,
             signature="",
             doc="",
             children=tuple(children),
