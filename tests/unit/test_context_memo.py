@@ -7,6 +7,7 @@ import sqlite3
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 
@@ -113,6 +114,39 @@ def test_a_damaged_file_is_begun_anew(tmp_path, damage):
     assert memo.get(["1"]) == {}
     memo.add({"1": SCORE}, "two")
     assert memo.get(["1"])["1"].payer == "two"
+
+
+def test_the_file_stays_within_its_size_and_the_oldest_scores_go_first(tmp_path):
+    memo = ScoreMemo(tmp_path / "scores", max_bytes=100_000)
+    for number in range(60):
+        keys = [sha256(f"{number} {i}".encode()).hexdigest() for i in range(50)]
+        assert set(memo.add(dict.fromkeys(keys, SCORE), "one")) == set(keys)
+        if number == 0:
+            first = keys
+
+    assert memo.path.stat().st_size < 120_000
+    assert set(memo.get(keys)) == set(keys)
+    assert memo.get(first) == {}
+    assert len(memo) > 200
+
+
+def test_scores_of_before_there_was_a_bound_are_kept(tmp_path):
+    memo = ScoreMemo(tmp_path / "scores")
+    with sqlite3.connect(memo.path) as old:
+        old.execute(
+            "CREATE TABLE scores (key TEXT PRIMARY KEY, value REAL, raw REAL, num_prompt_tokens INTEGER NOT"
+            " NULL, num_completion_tokens INTEGER NOT NULL, num_calls INTEGER NOT NULL, payer TEXT NOT NULL)"
+            " WITHOUT ROWID"
+        )
+        old.execute("INSERT INTO scores VALUES ('a', 1.5, 2.5, 30, 3, 3, 'one')")
+    old.close()
+
+    memo.add({"b": SCORE}, "two")
+
+    assert {key: (each.score, each.payer) for key, each in memo.get(["a", "b"]).items()} == {
+        "a": (SCORE, "one"),
+        "b": (SCORE, "two"),
+    }
 
 
 def test_a_file_that_another_program_holds_is_no_damage(tmp_path):

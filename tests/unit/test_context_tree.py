@@ -328,6 +328,18 @@ def test_a_changed_file_is_parsed_again_and_no_other(tmp_path):
     assert [node.qualname for node in after.nodes("b.py")] == ["", "h"]
 
 
+def test_the_cache_stays_within_its_size_and_the_oldest_parts_go_first(tmp_path):
+    path = tmp_path / "parts.sqlite"
+    cache = PartCache(path, max_bytes=100_000)
+    for number in range(40):
+        parts = {f"{number}:{i}": os.urandom(200) for i in range(50)}
+        cache.put(parts)
+        assert cache.get(parts) == parts
+
+    assert path.stat().st_size < 130_000
+    assert cache.get(f"0:{i}" for i in range(50)) == {}
+
+
 def test_a_damaged_cache_is_begun_anew(tmp_path):
     path = tmp_path / "parts.sqlite"
     path.write_bytes(b"no database" * 1000)

@@ -6,6 +6,7 @@ A score that is there stays: of two workers that ask for the same piece, the fir
 from __future__ import annotations
 
 import sqlite3
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
+from pipeline.context.bounded_table import ADDED_AT, give_dates, make_room
 from pipeline.context.descent.judge import Scorer
 from pipeline.context.descent.pieces import Piece
 from pipeline.context.descent.scorer import Score
@@ -20,10 +22,12 @@ from pipeline.context.descent.scorer import Score
 _MAX_PARAMETERS = 500  # of one statement
 _WAIT_SECONDS = 60.0  # for another process that writes
 _COLUMNS = "value, raw, num_prompt_tokens, num_completion_tokens, num_calls, payer"
-_SCHEMA = """
+_MAX_BYTES = 256 << 20  # a million scores or so
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS scores (
   key TEXT PRIMARY KEY, value REAL, raw REAL, num_prompt_tokens INTEGER NOT NULL,
-  num_completion_tokens INTEGER NOT NULL, num_calls INTEGER NOT NULL, payer TEXT NOT NULL
+  num_completion_tokens INTEGER NOT NULL, num_calls INTEGER NOT NULL, payer TEXT NOT NULL,
+  {ADDED_AT}
 ) WITHOUT ROWID
 """
 _Result = TypeVar("_Result")
@@ -41,6 +45,7 @@ class ScoreMemo:
     """Finished scores in a file. A copy in another process is the same memo. A damaged file is begun anew."""
 
     path: Path
+    max_bytes: int = _MAX_BYTES  # of the file; the oldest scores go first
 
     def get(self, keys: Iterable[str]) -> dict[str, Kept]:
         """Return those of the keys that are there."""
@@ -49,14 +54,16 @@ class ScoreMemo:
 
     def add(self, scores: Mapping[str, Score], payer: str) -> dict[str, Kept]:
         """Add scores in one transaction, and return what is there now: of a key that was there, the first."""
+        now = time.time()
         rows = [
-            (key, s.value, s.raw, s.num_prompt_tokens, s.num_completion_tokens, s.num_calls, payer)
+            (key, s.value, s.raw, s.num_prompt_tokens, s.num_completion_tokens, s.num_calls, payer, now)
             for key, s in scores.items()
         ]
 
         def insert(database: sqlite3.Connection) -> dict[str, Kept]:
+            make_room(database, "scores", self.max_bytes)
             with database:
-                database.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+                database.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
             return _rows(database, list(scores))
 
         return self._with(insert)
@@ -84,6 +91,7 @@ class ScoreMemo:
         with closing(sqlite3.connect(self.path, timeout=_WAIT_SECONDS)) as database:
             database.execute("PRAGMA synchronous = OFF")  # a killed process loses nothing
             database.execute(_SCHEMA)
+            give_dates(database, "scores")
             return act(database)
 
 

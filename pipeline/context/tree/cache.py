@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from pipeline.context.bounded_table import ADDED_AT, give_dates, make_room
 from pipeline.context.tree.node import Part
 
 _MAX_PARAMETERS = 500  # of one statement
 _WAIT_SECONDS = 60.0  # for another process that writes
+_MAX_BYTES = 256 << 20  # a hundred million lines or so
+_SCHEMA = f"CREATE TABLE IF NOT EXISTS parts (key TEXT PRIMARY KEY, packed BLOB, {ADDED_AT}) WITHOUT ROWID"
 _PACK_LEVEL = 1  # twice the size of level 9, a tenth of its time
 
 
@@ -35,8 +39,10 @@ def _part(raw: list[Any]) -> Part:
 class PartCache:
     """A file of packed parts by key, shared by all processes that open it. A damaged one is begun anew."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_bytes: int = _MAX_BYTES) -> None:
+        """`max_bytes`: of the file; the oldest parts go first."""
         self._path = path
+        self._max_bytes = max_bytes
 
     def get(self, keys: Iterable[str]) -> dict[str, bytes]:
         """Return those of the keys that are there."""
@@ -55,13 +61,18 @@ class PartCache:
     def put(self, parts: Mapping[str, bytes]) -> None:
         """Add parts; what is there already stays."""
         if parts:
-            with closing(self._open()) as database, database:
-                database.executemany("INSERT OR IGNORE INTO parts VALUES (?, ?)", parts.items())
+            now = time.time()
+            with closing(self._open()) as database:
+                make_room(database, "parts", self._max_bytes)
+                with database:
+                    rows = [(key, data, now) for key, data in parts.items()]
+                    database.executemany("INSERT OR IGNORE INTO parts VALUES (?, ?, ?)", rows)
 
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(self._path, timeout=_WAIT_SECONDS)
-        database.execute("CREATE TABLE IF NOT EXISTS parts (key TEXT PRIMARY KEY, packed BLOB) WITHOUT ROWID")
+        database.execute(_SCHEMA)
+        give_dates(database, "parts")
         return database
 
 
