@@ -106,13 +106,31 @@ async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: in
             trace=desk.trace,
             settings=FoldSettings(answer=settings),
         )
-    if chosen == "descent":
+    return await answer_from(
+        query,
+        await _found(chosen, query, book, desk, purse, settings),
+        book.units,
+        generator=desk.generator,
+        purse=purse,
+        trace=desk.trace,
+        settings=settings,
+    )
+
+
+async def _found(
+    tier: Tier, query: Query, book: Book, desk: Desk, purse: Purse, settings: AnswerSettings
+) -> Findings:
+    assert desk.generator is not None
+    depth = settings.recurrence_depth
+    if tier == "direct":
+        return everything(book.units)
+    if tier == "descent":
         async with (desk.scorer_of or _local(desk))(book, depth) as scorer:
-            findings = await localise_by_descent(
+            return await localise_by_descent(
                 query, book.tree, book.words, scorer=scorer, purse=purse, trace=desk.trace
             )
-    elif chosen == "actions":
-        findings = await localise_by_actions(
+    if tier == "actions":
+        return await localise_by_actions(
             query,
             book.tree,
             book.words,
@@ -121,19 +139,7 @@ async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: in
             trace=desk.trace,
             settings=ActionSettings(recurrence_depth=depth, seed=settings.seed),
         )
-    elif chosen == "direct":
-        findings = everything(book.units)
-    else:
-        findings = await asyncio.to_thread(localise_by_words, query, book.words)
-    return await answer_from(
-        query,
-        findings,
-        book.units,
-        generator=desk.generator,
-        purse=purse,
-        trace=desk.trace,
-        settings=settings,
-    )
+    return await asyncio.to_thread(localise_by_words, query, book.words)
 
 
 def _local(desk: Desk) -> ScorerOf:

@@ -77,8 +77,8 @@ async def answered(inquiry: Inquiry, settings: Settings, folder: Path, emit: Emi
     async with AsyncExitStack() as stack:
         if inquiry.with_model:  # it starts while the source is gathered
             await _seat_model(desk, inquiry, stack)
-        book = await asyncio.to_thread(_book, inquiry, folder, emit)
         stack.callback(shutil.rmtree, folder / "tree", ignore_errors=True)
+        book = await asyncio.to_thread(_book, inquiry, folder, emit)
         emit(Event(Action.STAGE_STARTED, "reading", {"stage": "read"}))
         answer = await read(inquiry.question, book, inquiry.tier, desk, depth=inquiry.recurrence_depth)
         emit(Event(Action.STAGE_FINISHED, f"read, tier {answer.tier}", {"stage": "read"}))

@@ -307,6 +307,20 @@ async def test_a_failed_question_is_an_exception_and_no_text(tmp_path: Path) -> 
     assert "summary" not in model.seen[-1].messages[-1].content
 
 
+async def test_an_engine_that_cannot_even_count_fails_the_question_and_not_the_reading(
+    tmp_path: Path,
+) -> None:
+    class Mute(Model):
+        async def count_tokens(self, prompts):
+            if "bad" in prompts[0].messages[-1].content.partition("\n")[0]:
+                raise GeneratorError("it does not count")
+            return await super().count_tokens(prompts)
+
+    code = "r = llm_query_batched(['bad', context])[1]\nFINAL(f'{r.error} {llm_query(context)}')"
+    answer = await read(Mute([cell(code)]), "text", tmp_path)
+    assert answer.text == "engine: it does not count read: text"
+
+
 async def test_an_answer_that_was_cut_off_is_told_as_one(tmp_path: Path) -> None:
     class Cut(Model):
         def _completion(self, text: str, *args) -> Completion:

@@ -68,6 +68,7 @@ async def test_a_model_that_goes_down_the_tree_finds_its_place(tmp_path):
     for line in re.findall(r"^n\d+: .*", generator.calls[0][0][0].messages[-1].content, re.MULTILINE):
         assert re.search(r" \(~\d+ tokens\) ?", line), "a model knows what reading it would cost"
     assert next(e.title for e in trace.events if e.kind == "decide") == "EXPAND part3"
+    assert sum(event.num_prompt_tokens for event in trace.events) == found.spend.num_prompt_tokens > 0
 
 
 async def test_a_word_that_is_searched_for_brings_its_places_in_sight(tmp_path):

@@ -90,6 +90,16 @@ async def _search(
         except DeadlineError:
             return Ending.DEADLINE, spend
         spend += cost
+        trace.add(
+            "ask",
+            "what to do next",
+            parent=root,
+            detail=completion.text,
+            num_prompt_tokens=cost.num_prompt_tokens,
+            num_completion_tokens=cost.num_completion_tokens,
+            seconds=cost.seconds,
+            is_cached=completion.is_cached,
+        )
         try:
             complaint, goes_on = "", sight.act(completion.text)
             num_mistakes = 0

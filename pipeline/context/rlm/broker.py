@@ -63,7 +63,10 @@ class Broker:
         async with self.batches:
             asked = [prompts.leaf(question) for question in questions]
             sampling = self._sampling()
-            sizes = await self._sizes(asked)
+            try:
+                sizes = await self._sizes(asked)
+            except EnvironmentBrokenError as exc:
+                return [self._failed(len(asked), exc, parent)] * len(asked)
             reserved = [self._reserved(size, sampling) for size in sizes]
             held = {i: one for i, one in enumerate(reserved) if isinstance(one, str)}
             replies = {i: one for i, one in enumerate(reserved) if isinstance(one, Reply)}
@@ -107,17 +110,16 @@ class Broker:
         try:
             drafted = await self.generator.generate(list(asked.values()), sampling)
         except (EnvironmentBrokenError, InputError) as exc:
-            self.trace.add(
-                "error",
-                count(len(asked), "question") + " to the model failed",
-                parent=parent,
-                detail=str(exc),
-            )
-            return {i: Reply.failed("engine", str(exc)) for i in asked}
+            return dict.fromkeys(asked, self._failed(len(asked), exc, parent))
         completions = {i: drafts[0] for i, drafts in zip(asked, drafted, strict=True)}
         spend = sum((settled(self.purse, held[i], one) for i, one in completions.items()), start=Spend())
         self._note(list(completions.values()), spend, parent)
         return {i: _reply(completion) for i, completion in completions.items()}
+
+    def _failed(self, num_questions: int, exc: Exception, parent: int) -> Reply:
+        title = count(num_questions, "question") + " to the model failed"
+        self.trace.add("error", title, parent=parent, detail=str(exc))
+        return Reply.failed("engine", str(exc))
 
     def _note(self, completions: Sequence[Completion], spend: Spend, parent: int) -> None:
         num_cut = sum(_is_cut(one) for one in completions)
@@ -134,35 +136,37 @@ class Broker:
         )
 
     async def _spawn_all(self, questions: Sequence[tuple[str, Text]], parent: int) -> list[Reply]:
-        waiting = list(questions)
+        if (spawn := self.spawn) is None:
+            refused = Reply.failed("depth", "no REPL may be started from this one: use llm_query")
+            return [refused] * len(questions)
+        num_waiting = len(questions)
 
         async def one(question: str, text: Text) -> Reply:
+            nonlocal num_waiting
             async with self.children:
-                left, num_parts = self.purse.remaining(), len(waiting) + 1
-                waiting.pop()
-                return await self._spawn_one(
-                    question,
-                    text,
-                    self.purse.slice(
-                        num_calls=left.num_calls // num_parts,
-                        num_tokens=left.num_tokens // num_parts,
-                        seconds=left.seconds * _CHILD_SHARE_OF_TIME,
-                    ),
-                    parent,
-                )
+                purse = self._part(num_waiting + 1)  # one part is left for the parent
+                num_waiting -= 1
+                return await _spawned(spawn(question, text, purse, parent))
 
         return list(await asyncio.gather(*(one(question, text) for question, text in questions)))
 
-    async def _spawn_one(self, question: str, text: Text, purse: Purse, parent: int) -> Reply:
-        if self.spawn is None:
-            return Reply.failed("depth", "no REPL may be started from this one: use llm_query")
-        try:
-            answer = await self.spawn(question, text, purse, parent)
-        except (EnvironmentBrokenError, InputError) as exc:
-            return Reply.failed("engine", str(exc))
-        if answer.ending is Ending.COMPLETE:
-            return Reply(ok=True, text=answer.text)
-        return Reply.failed(_FAILURES[answer.ending], f"it ended early: {answer.ending}", answer.text)
+    def _part(self, num_parts: int) -> Purse:
+        left = self.purse.remaining()
+        return self.purse.slice(
+            num_calls=left.num_calls // num_parts,
+            num_tokens=left.num_tokens // num_parts,
+            seconds=left.seconds * _CHILD_SHARE_OF_TIME,
+        )
+
+
+async def _spawned(child: Awaitable[Answer]) -> Reply:
+    try:
+        answer = await child
+    except (EnvironmentBrokenError, InputError) as exc:
+        return Reply.failed("engine", str(exc))
+    if answer.ending is Ending.COMPLETE:
+        return Reply(ok=True, text=answer.text)
+    return Reply.failed(_FAILURES[answer.ending], f"it ended early: {answer.ending}", answer.text)
 
 
 def _reply(completion: Completion) -> Reply:

@@ -365,12 +365,7 @@ class Repl:
         content = answer.get("content", "")
         if answer.get("ready") and self._final is None:
             self._final = self._checked(content)
-        text = str(content)
-        if len(text) > self._limits["answer_chars"]:
-            raise ValueError(
-                f"the answer has {len(text)} characters; the most is {self._limits['answer_chars']}"
-            )
-        return text
+        return self._bounded(str(content))
 
     def _checked(self, value: Any) -> str:
         text = str(value)
@@ -378,10 +373,12 @@ class Repl:
             raise RuntimeError(f"nothing was read yet: look at {' or '.join(sorted(self.names.data))} first")
         if value is None or not text.strip():
             raise ValueError("the answer is empty")
-        if len(text) > self._limits["answer_chars"]:
-            raise ValueError(
-                f"the answer has {len(text)} characters; the most is {self._limits['answer_chars']}"
-            )
+        return self._bounded(text)
+
+    def _bounded(self, text: str) -> str:
+        most = self._limits["answer_chars"]
+        if len(text) > most:
+            raise ValueError(f"the answer has {len(text)} characters; the most is {most}")
         return text
 
     def _told_names(self) -> list[list[str]]:
