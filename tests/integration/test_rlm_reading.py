@@ -372,6 +372,7 @@ async def test_functions_and_classes_of_earlier_cells_outlive_a_kernel(tmp_path:
         "class Base:\n    factor = 2\n"
         "class Box(Base):\n    def weigh(self, number=size): return self.factor * number\n"
         "@cache\ndef weight(): return Box().weigh()\n"
+        "def long(): return " + "1 + " * 900 + "1\n"
         "def again(): return 0\n"
         "def again(): return Counter('ab')['a']"
     )
@@ -381,11 +382,11 @@ async def test_functions_and_classes_of_earlier_cells_outlive_a_kernel(tmp_path:
             cell("def half():\n    return weight()\n1 / 0\ndef never(): pass"),
             cell("import os; os._exit(1)"),
             cell("import os; os._exit(1)"),
-            cell("FINAL(f'{half()} {again()}')"),
+            cell("FINAL(f'{half()} {again()} {long()}')"),
         ]
     )
     answer = await read(model, "x" * 21, tmp_path, num_errors=9)
-    assert answer.text == "42 1"
+    assert answer.text == "42 1 901"
     assert model.told.count("Nothing of before is lost.") >= 2
 
 

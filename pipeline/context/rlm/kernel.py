@@ -344,18 +344,19 @@ class Repl:
         try:
             exec(compile(parsed, filename, "exec"), self.names)  # noqa: S102 - this is what the sandbox is for
         finally:
-            self._keep_definitions(parsed, before)
+            self._keep_definitions(parsed, _lines(source), before)
         if last is not None:  # "single" prints what the expression is worth
             exec(compile(ast.Interactive([last]), filename, "single"), self.names)  # noqa: S102
 
-    def _keep_definitions(self, cell: ast.Module, before: dict[str, Any]) -> None:
+    def _keep_definitions(self, cell: ast.Module, lines: list[str], before: dict[str, Any]) -> None:
         """Keep the source of what a cell has defined: a function of a cell cannot be pickled."""
         for node in cell.body:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 made = self.names.get(node.name)
                 if made is not None and made is not before.get(node.name):
                     self._definitions.pop(node.name, None)
-                    self._definitions[node.name] = made, ast.unparse(node)
+                    first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+                    self._definitions[node.name] = made, "".join(lines[first - 1 : node.end_lineno])
 
     def _answered(self) -> str:
         """Return what the `answer` variable holds; it is final where it says that it is ready."""
