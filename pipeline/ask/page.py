@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.ask.account import branches_of
+from pipeline.account import Event, branches_of
 from pipeline.context.reading import Answer
-from pipeline.context.reading_trace import Event
 from pipeline.report.page import policy_hash, template_environment
 
 _FOLDER = Path(__file__).parent
@@ -17,7 +16,7 @@ _MAX_SPANS = 50
 
 def render_reading(question: str, answer: Answer, events: Sequence[Event]) -> str:
     """Return the page."""
-    style = "\n".join(path.read_text("utf-8") for path in (_REPORT_STYLE, _FOLDER / "page.css"))
+    style = _REPORT_STYLE.read_text("utf-8")
     return (
         template_environment(_FOLDER)
         .get_template("page.html.j2")

@@ -143,7 +143,7 @@ def _flags(ctx: typer.Context, limits: dict[str, float | None]) -> Flags:
 def _tell_how(events: Sequence[Event]) -> None:
     from rich.console import Console
 
-    from pipeline.ask.account import branches_of, tree_of
+    from pipeline.account import branches_of, tree_of
 
     Console(stderr=True).print(tree_of(branches_of(events)))
 

@@ -1,4 +1,4 @@
-"""The account of a reading as a tree of events: what was read, asked and decided, and what it cost.
+"""Keeps the account of a reading as it goes on: what was read, asked and decided, and what it cost.
 
 Events are appended to a file as they happen, so a killed reading leaves the account of what it did.
 """
@@ -8,29 +8,12 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
-EventKind = Literal["question", "plan", "read", "ask", "cell", "score", "decide", "error", "answer"]
+from pipeline.account import Event, EventKind
+
 _MAX_TEXT_CHARS = 2000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One thing that happened."""
-
-    event_id: int
-    parent_id: int | None  # None is the root
-    kind: EventKind
-    title: str  # one line
-    detail: str = ""  # what was said, shortened
-    node_id: str = ""  # of the tree, where the event is about a node
-    num_prompt_tokens: int = 0
-    num_completion_tokens: int = 0
-    seconds: float = 0.0
-    is_cached: bool = False  # answered from the ledger: nothing was paid
-    worker: str = ""
 
 
 class Trace:

@@ -66,12 +66,12 @@ def policy_hash(text: str) -> str:
 
 @cache
 def template_environment(folder: Path) -> Environment:
-    """Return what renders the templates of a folder: every text cleaned and escaped, no name undefined."""
+    """Return what renders a folder's templates and the report's: texts cleaned, escaped, names defined."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader([folder, _FOLDER]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipeline.ask.account import branches_of, tree_of
+from pipeline.account import branches_of, tree_of
 from pipeline.ask.page import render_reading
 from pipeline.ask.reader import Desk, opened, read
 from pipeline.ask.source import gather

@@ -1,16 +1,35 @@
-"""The events of a reading as a tree, each with what it and all below it cost: for page and terminal."""
+"""The account of a reading: its events, and as a tree each with what it and all below it cost."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.text import Text
 from rich.tree import Tree
 
-from pipeline.context.reading_trace import Event
 from pipeline.text import count, printable
+
+EventKind = Literal["question", "plan", "read", "ask", "cell", "score", "decide", "error", "answer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened."""
+
+    event_id: int
+    parent_id: int | None  # None is the root
+    kind: EventKind
+    title: str  # one line
+    detail: str = ""  # what was said, shortened
+    node_id: str = ""  # of the tree, where the event is about a node
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+    seconds: float = 0.0
+    is_cached: bool = False  # answered from the ledger: nothing was paid
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
