@@ -1,6 +1,6 @@
 """Rank the definitions that may hold the fault: traceback, coverage, names in the failing test, BM25.
 
-This is the deterministic tier with a flat reading of the tree; recursive tiers join behind the same function.
+This is the deterministic tier with a flat reading of the tree; what a recursive one found joins it here.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from difflib import get_close_matches
 
 from rank_bm25 import BM25Okapi
 
+from pipeline.context.combined import combined
 from pipeline.context.failures import Evidence, definition_of_test, frames, is_test_path
 from pipeline.context.symbols import Definition, called_names, definitions, identifiers, source_lines, words
 from pipeline.core import Suspect, TestCase
@@ -29,14 +30,29 @@ _BUILTINS = frozenset(dir(builtins))
 _MAX_SOURCE_BYTES = 1 << 20  # a larger file is generated or data
 
 
-def localise(snapshot: Snapshot, evidence: Evidence, *, num_suspects: int) -> tuple[Suspect, ...]:
+def localise(
+    snapshot: Snapshot,
+    evidence: Evidence,
+    *,
+    num_suspects: int,
+    places: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[Suspect, ...]:
     """Return the most suspicious functions, best first, each with the evidence against it.
 
     Tests, documentation and set-up files are never suspects. A tree without a single function gives none.
+    `places` are what a reading of the tree found, `path::qualname`, best first, each with what speaks for it.
     """
     corpus = _corpus(snapshot)
     if not corpus:
         return ()
+    board = _board(snapshot, corpus, evidence)
+    order = board.best_first()
+    if places:
+        return combined([board.suspect(d) for d in order], places, snapshot, num_suspects=num_suspects)
+    return tuple(board.suspect(d) for d in order[:num_suspects] if board.scores[d] > 0)
+
+
+def _board(snapshot: Snapshot, corpus: Sequence[Definition], evidence: Evidence) -> _Board:
     board = _Board(corpus)
     sources = {d: _source(snapshot, d) for d in corpus}
     _add_tracebacks(board, snapshot, evidence.failures)
@@ -44,7 +60,7 @@ def localise(snapshot: Snapshot, evidence: Evidence, *, num_suspects: int) -> tu
     _add_bm25(board, _query(snapshot, evidence), sources)
     _apply_coverage(board, evidence)
     _add_unwritten(board, sources, evidence)
-    return board.ranked(num_suspects)
+    return board
 
 
 def named_suspects(snapshot: Snapshot, places: Sequence[str]) -> tuple[Suspect, ...]:
@@ -86,10 +102,9 @@ class _Board:
     def at(self, path: str, line: int) -> Definition | None:
         return next((d for d in self.corpus if d.path == path and d.start_line <= line <= d.end_line), None)
 
-    def ranked(self, num_suspects: int) -> tuple[Suspect, ...]:
+    def best_first(self) -> list[Definition]:
         # Ties go to the earlier place in the tree, so that equal input ranks equally.
-        best = sorted(self.corpus, key=lambda d: (-self.scores[d], d.path, d.start_line))
-        return tuple(self.suspect(d) for d in best[:num_suspects] if self.scores[d] > 0)
+        return sorted(self.corpus, key=lambda d: (-self.scores[d], d.path, d.start_line))
 
     def suspect(self, definition: Definition) -> Suspect:
         return Suspect(
