@@ -100,6 +100,8 @@ class PlannerSection(_Section):
     policy: Literal["ladder", "learned"] = "ladder"  # rungs in their order, or as past verdicts teach
     max_prompt_tokens: int = Field(default=2048, ge=128)
     num_suspects: int = Field(default=10, ge=1)  # kept by localise
+    # What ranks them: failing tests and words; or the model as well, going down the tree as `ask` does.
+    localise_by: Literal["words", "descent"] = "words"
     # min_p (Nguyen et al. 2024) in place of top_p: it needs no sort of the vocabulary, which on a CPU takes
     # as long as the model itself.
     min_p: float = Field(default=0.05, ge=0, le=1)
@@ -122,7 +124,7 @@ class Settings(BaseSettings):
     sandbox: SandboxSection = SandboxSection()
     planner: PlannerSection = PlannerSection()
     limits: Limits = Limits()
-    reading: Budget = Budget()  # of a question to `ask`
+    reading: Budget = Budget()  # of a question to `ask`, and of a run that localises by a descent
 
     @model_validator(mode="after")
     def _strong_is_there(self) -> Settings:

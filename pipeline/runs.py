@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.account import Event
 from pipeline.config import Rung
 from pipeline.core import Candidate, Completion, Patch, Prompt, Suspect, Task, TestCase, Verdict
 from pipeline.exceptions import InputError
@@ -110,6 +111,18 @@ class ReproductionRecord(_Record):
     reason: str = ""  # what became of the drafts, in a sentence
 
 
+class ReadingRecord(_Record):
+    """A reading of the tree for the fault: what it found, and what was read, asked and decided on the way."""
+
+    places: dict[str, list[str]] = Field(default_factory=dict)  # path::qualname, best first -> why
+    reason: str = ""  # why it has no say in the suspects; "" where it has
+    events: list[Event] = Field(default_factory=list)
+    num_calls: int = 0  # of the model; what was known before is not counted
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+    seconds: float = 0.0
+
+
 class RunRecord(_Record):
     """The whole account of a run."""
 
@@ -128,6 +141,7 @@ class RunRecord(_Record):
     baseline: BaselineRecord | None = None
     reproduction: ReproductionRecord | None = None
     scaffold: ScaffoldRecord | None = None
+    reading: ReadingRecord | None = None  # None: nothing but words and tests was asked
     suspects: list[Suspect] = Field(default_factory=list)
     rounds: list[RoundRecord] = Field(default_factory=list)
     patch: Patch | None = None
@@ -148,6 +162,12 @@ class RunRecord(_Record):
         return [draft.completion for draft in tests] + [
             entry.completion for entry in candidates if entry.prompt_number is not None
         ]
+
+    @property
+    def num_completion_tokens(self) -> int:
+        """The tokens that the model wrote in the whole run, those of a reading included."""
+        written = sum(completion.num_completion_tokens for completion in self.completions)
+        return written + (self.reading.num_completion_tokens if self.reading else 0)
 
 
 class RunFolder:

@@ -32,6 +32,8 @@ class Roots:
     clones: Path
     outcomes: Path  # the file where past rounds are kept for the policy
     known_outcomes: Path | None = None  # the one that the policy reads; None: the same
+    parts: Path | None = None  # the file of parsed sources; None: nothing is kept
+    scores: Path | None = None  # the file of what models judged of sources; None: nothing is kept
 
 
 async def sandbox_edges(
@@ -105,6 +107,8 @@ async def dependencies(
         clone_cache=roots.clones,
         outcomes_path=roots.outcomes,
         known_outcomes_path=roots.known_outcomes,
+        parts_path=roots.parts,
+        scores_path=roots.scores,
         emit=emit,
         num_sharing=num_sharing,
     )

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.batch.task_file import Instance
 from pipeline.exceptions import InputError, LimitReachedError, LoopwrightError, RunBusyError
-from pipeline.report.figures import candidates_of, num_completion_tokens, num_prompt_tokens, wall_seconds
+from pipeline.report.figures import candidates_of, num_prompt_tokens, wall_seconds
 from pipeline.runs import RunRecord
 from pipeline.text import printable
 from pipeline.workspace.clone import without_password
@@ -134,7 +134,7 @@ def _cost(record: RunRecord) -> dict[str, Any]:
     return {
         "model": record.model,
         "seconds": round(wall_seconds(record), 3),
-        "num_tokens": num_completion_tokens(record),
+        "num_tokens": record.num_completion_tokens,
         "num_prompt_tokens": num_prompt_tokens(record),
         "num_rounds": len(record.rounds),
         "num_candidates": len(candidates_of(record)),
@@ -155,7 +155,7 @@ def _success(record: RunRecord) -> dict[str, Any]:
     place = (suspect.path, suspect.start_line, suspect.qualname)
     return {
         "solved_at": number,
-        "tokens_at": num_completion_tokens(record)
+        "tokens_at": record.num_completion_tokens
         - sum(entry.completion.num_completion_tokens for entry in after),
         "rank": places.index(place) + 1 if place in places else None,
         "recurrence_depth": drafts[number].recurrence_depth,

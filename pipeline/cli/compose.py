@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli.engine_start import EngineStart, StartingGenerator
-from pipeline.cli.home import clones_root, engine_root, environments_root, home_root, outcomes_path
+from pipeline.cli.home import (
+    clones_root,
+    engine_root,
+    environments_root,
+    home_root,
+    outcomes_path,
+    parts_path,
+    scores_path,
+)
 from pipeline.config import Settings
 from pipeline.exceptions import InputError, ModelUnavailableError
 from pipeline.protocols import EnvironmentBuilder, Generator, Sandbox
@@ -77,6 +85,8 @@ def roots(known_outcomes: Path | None = None) -> Roots:
         clones=clones_root(),
         outcomes=outcomes_path(),
         known_outcomes=known_outcomes,
+        parts=parts_path(),
+        scores=scores_path(),
     )
 
 

@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 
 from pipeline.cli.errors import ExitCode, describe, exit_code_of, report_error
 from pipeline.exceptions import InputError
-from pipeline.report.figures import candidates_of, limit_uses, num_completion_tokens, wall_seconds
+from pipeline.report.figures import candidates_of, limit_uses, wall_seconds
 from pipeline.runs import CandidateRecord, RunFolder, RunRecord, RunStatus
 from pipeline.text import count, duration, printable
 
@@ -131,7 +131,7 @@ def as_object(ending: Ending) -> dict[str, Any]:
         "seconds": round(wall_seconds(record), 2),
         "num_rounds": len(record.rounds),
         "num_candidates": len(candidates_of(record)),
-        "num_tokens": num_completion_tokens(record),
+        "num_tokens": record.num_completion_tokens,
         "num_sandbox_runs": record.num_sandbox_runs,
         "folder": str(ending.folder.path),
         "report": str(ending.report) if ending.report else None,
@@ -170,7 +170,7 @@ def _cost(record: RunRecord) -> str:
     parts = [duration(wall_seconds(record)), count(len(record.rounds), "round"), count(num_drafts, "draft")]
     if num_drafts:
         parts += [
-            count(num_completion_tokens(record), "token"),
+            count(record.num_completion_tokens, "token"),
             f"depth {', '.join(map(str, depths))}",
             count(record.num_sandbox_runs, "sandbox run"),
         ]

@@ -55,7 +55,7 @@ def show_run(
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:
-    from pipeline.report.figures import num_completion_tokens, wall_seconds
+    from pipeline.report.figures import wall_seconds
 
     try:
         record = load_run(folder)
@@ -68,7 +68,7 @@ def _row(folder: RunFolder) -> dict[str, Any]:
         "repo": record.task.repo,
         "started_at": record.started_at.isoformat(),
         "seconds": round(wall_seconds(record), 1) if record.finished_at else None,
-        "num_tokens": num_completion_tokens(record),
+        "num_tokens": record.num_completion_tokens,
         "num_changed_lines": record.patch.num_changed_lines if record.patch else None,
     }
 
@@ -94,7 +94,7 @@ def _columns(rows: list[dict[str, Any]]) -> str:
 
 
 def _account(folder: RunFolder, record: RunRecord) -> str:
-    from pipeline.report.figures import num_completion_tokens, wall_seconds
+    from pipeline.report.figures import wall_seconds
 
     lines = [
         f"run       {folder.run_id}",
@@ -102,7 +102,7 @@ def _account(folder: RunFolder, record: RunRecord) -> str:
         f"task      {printable(record.task.task_id)} in {printable(record.task.repo)}",
         f"model     {printable(record.model) or '-'}",
         f"time      {duration(wall_seconds(record)) if record.finished_at else 'not finished'}",
-        f"tokens    {num_completion_tokens(record)}",
+        f"tokens    {record.num_completion_tokens}",
         f"folder    {folder.path}",
     ]
     if record.baseline:

@@ -61,7 +61,7 @@ def limit_reached(record: RunRecord, limits: Limits, *, seconds_used: float, num
         return "wall_seconds"
     if len(record.completions) >= limits.num_candidates:
         return "num_candidates"
-    if num_tokens(record) >= limits.num_tokens:
+    if record.num_completion_tokens >= limits.num_tokens:
         return "num_tokens"
     # A ladder that ends by itself is no limit.
     return "num_rounds" if limits.num_rounds <= len(record.rounds) < num_rungs else ""
@@ -70,11 +70,6 @@ def limit_reached(record: RunRecord, limits: Limits, *, seconds_used: float, num
 def num_candidates(record: RunRecord) -> int:
     """Return how many candidates were drafted in all rounds."""
     return sum(r.prompt_number is not None for round_ in record.rounds for r in round_.candidates)
-
-
-def num_tokens(record: RunRecord) -> int:
-    """Return how many completion tokens were drafted, those of tests included."""
-    return sum(completion.num_completion_tokens for completion in record.completions)
 
 
 def recursion_limit(ladder: Sequence[Rung]) -> int:

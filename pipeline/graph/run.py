@@ -41,6 +41,8 @@ class Dependencies:
     clone_cache: Path
     outcomes_path: Path | None = None  # where past rounds are kept for the policy; None: nowhere
     known_outcomes_path: Path | None = None  # those that the policy learns from; None: the same
+    parts_path: Path | None = None  # where parsed sources are kept; None: nowhere
+    scores_path: Path | None = None  # where the model's judgements of sources are kept; None: nowhere
     emit: Emit = discard
     num_sharing: int = 1  # tasks that share these edges: each may take as many times its wall seconds
 
@@ -113,6 +115,8 @@ def make_tools(task: Task, folder: RunFolder, deps: Dependencies) -> Toolbox:
         outcomes=OutcomeStore(deps.outcomes_path) if deps.outcomes_path else None,
         known_outcomes=OutcomeStore(known) if known else None,
         emit=deps.emit,
+        parts_path=deps.parts_path,
+        scores_path=deps.scores_path,
         num_sharing=deps.num_sharing,
     )
 

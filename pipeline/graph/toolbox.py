@@ -55,6 +55,8 @@ class Toolbox:
     outcomes: OutcomeStore | None  # of past rounds, to which this run's are added
     known_outcomes: OutcomeStore | None  # what the policy learns from; None: nothing is learned
     emit: Emit
+    parts_path: Path | None = None  # the file of parsed sources; None: nothing is kept
+    scores_path: Path | None = None  # the file of finished judgements; None: nothing is kept
     num_sharing: int = 1  # tasks that share the engine and the sandboxes, this one included
     stage_started: float = field(default_factory=time.monotonic)
     _laid: Mapping[str, bytes] = field(default_factory=dict)

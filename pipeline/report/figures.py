@@ -49,15 +49,11 @@ def candidates_of(record: RunRecord) -> list[CandidateRecord]:
     return [candidate for round_record in record.rounds for candidate in round_record.candidates]
 
 
-def num_completion_tokens(record: RunRecord) -> int:
-    """Return the tokens that the model wrote in the whole run."""
-    return sum(completion.num_completion_tokens for completion in record.completions)
-
-
 def num_prompt_tokens(record: RunRecord) -> int:
     """Return the tokens that the model read: each prompt of a round once, however many drafts it got.
 
-    What two prompts have in common counts twice, though an engine with a prefix cache reads it once.
+    What two prompts have in common counts twice, though an engine with a prefix cache reads it once. Those of
+    a reading are in it.
     """
     tests = record.reproduction.drafts[:1] if record.reproduction else []
     by_prompt = {
@@ -66,7 +62,8 @@ def num_prompt_tokens(record: RunRecord) -> int:
         for entry in round_.candidates
         if entry.prompt_number is not None
     }
-    return sum(draft.completion.num_prompt_tokens for draft in tests) + sum(by_prompt.values())
+    read = record.reading.num_prompt_tokens if record.reading else 0
+    return read + sum(draft.completion.num_prompt_tokens for draft in tests) + sum(by_prompt.values())
 
 
 def wall_seconds(record: RunRecord) -> float:
@@ -124,7 +121,7 @@ def limit_uses(record: RunRecord) -> list[LimitUse]:
         LimitUse(name="wall time", used=wall_seconds(record), limit=limits.wall_seconds, unit="s"),
         LimitUse(name="rounds", used=len(record.rounds), limit=limits.num_rounds),
         LimitUse(name="drafts", used=len(record.completions), limit=limits.num_candidates),
-        LimitUse(name="completion tokens", used=num_completion_tokens(record), limit=limits.num_tokens),
+        LimitUse(name="completion tokens", used=record.num_completion_tokens, limit=limits.num_tokens),
         LimitUse(
             name="recurrence depth",
             used=max((c.candidate.recurrence_depth for c in candidates), default=0),

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.account import branches_of
 from pipeline.core import VerdictKind
 from pipeline.report import figures
 from pipeline.runs import CandidateRecord, RunRecord
@@ -43,10 +44,11 @@ def render(record: RunRecord) -> str:
             record=record,
             status_label=_STATUS_LABELS[record.status],
             wall_seconds=figures.wall_seconds(record),
-            num_tokens=figures.num_completion_tokens(record),
+            num_tokens=record.num_completion_tokens,
             num_candidates=len(figures.candidates_of(record)),
             winner=_winner(record),
             patch_is_exact=record.patch is not None and _is_shown_exactly(record.patch.diff),
+            branches=branches_of(record.reading.events) if record.reading else (),
             costs=figures.cost_by_depth(record),
             limits=figures.limit_uses(record),
             num_over_sandbox_limits=sum(

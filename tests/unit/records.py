@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from pipeline.account import Event
 from pipeline.config import Rung, Settings
 from pipeline.core import (
     Candidate,
@@ -18,7 +19,14 @@ from pipeline.core import (
     Verdict,
     VerdictKind,
 )
-from pipeline.runs import BaselineRecord, CandidateRecord, PromptRecord, RoundRecord, RunRecord
+from pipeline.runs import (
+    BaselineRecord,
+    CandidateRecord,
+    PromptRecord,
+    ReadingRecord,
+    RoundRecord,
+    RunRecord,
+)
 
 STARTED = datetime(2026, 11, 21, 14, 30, 5, tzinfo=UTC)
 SUSPECT = Suspect(
@@ -126,6 +134,21 @@ def round_record(number: int, rung: Rung, candidates: list[CandidateRecord]) -> 
         candidates=candidates,
         draft_seconds=31.5,
         test_seconds=12.25,
+    )
+
+
+def reading_record(question: str, place: str, *, reason: str = "") -> ReadingRecord:
+    """Return a reading that has judged one place."""
+    root = Event(event_id=0, parent_id=None, kind="question", title=question, detail=question)
+    score = Event(event_id=1, parent_id=0, kind="score", title=f"{place}: +2.50", num_prompt_tokens=1234)
+    return ReadingRecord(
+        places={place: ["the model says +2.50"]},
+        reason=reason,
+        events=[root, score],
+        num_calls=3,
+        num_prompt_tokens=1234,
+        num_completion_tokens=3,
+        seconds=4.5,
     )
 
 
@@ -275,6 +298,7 @@ def hostile_record() -> RunRecord:
             "task": base.task.model_copy(
                 update={"task_id": HOSTILE, "repo": HOSTILE, "statement": HOSTILE, "test_command": HOSTILE}
             ),
+            "reading": reading_record(HOSTILE, HOSTILE, reason=HOSTILE),
             "suspects": [suspect],
             "rounds": [hostile_round],
             "baseline": BaselineRecord(

@@ -12,7 +12,7 @@ import pytest
 from pipeline.report import render
 from pipeline.report.figures import cost_by_depth, limit_uses
 from pipeline.runs import RunRecord
-from tests.unit.records import DIFF, HOSTILE, bare_record, hostile_record, solved_record
+from tests.unit.records import DIFF, HOSTILE, bare_record, hostile_record, reading_record, solved_record
 
 VOID = {"meta", "br", "img", "rect", "link", "input"}
 # fmt: off
@@ -72,6 +72,7 @@ class Page(HTMLParser):
 RECORDS = {
     "solved": solved_record,
     "bare": bare_record,
+    "read": lambda: solved_record(reading=reading_record("what rounds?", "src/humanise/size.py")),
     "hostile": hostile_record,
     "interrupted": lambda: solved_record(status="interrupted", patch=None, finished_at=None),
 }

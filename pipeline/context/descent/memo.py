@@ -104,11 +104,15 @@ class KeyedScorer(Scorer, Protocol):
 
 
 class MemoScorer:
-    """A Scorer that asks another one only for what the memo lacks; what it has costs nothing."""
+    """A Scorer that asks another one only for what the memo lacks; what it has costs nothing.
 
-    def __init__(self, inner: KeyedScorer, memo: ScoreMemo) -> None:
+    What `payer` itself had paid for, before it was killed, comes back with its cost; "" pays anew each time.
+    """
+
+    def __init__(self, inner: KeyedScorer, memo: ScoreMemo, payer: str = "") -> None:
         self._inner = inner
         self._memo = memo
+        self._payer = payer
 
     @property
     def calls_per_piece(self) -> int:
@@ -133,7 +137,7 @@ class MemoScorer:
         Raises:
             GeneratorError: the engine failed.
         """
-        return await self.scores_for(uuid.uuid4().hex, query, pieces)
+        return await self.scores_for(self._payer or uuid.uuid4().hex, query, pieces)
 
     async def scores_for(self, payer: str, query: str, pieces: Sequence[Piece]) -> list[Score]:
         """Return the scores of a request that may be a repeated one.

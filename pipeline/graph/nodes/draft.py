@@ -13,7 +13,6 @@ from pipeline.draft.branches import NUM_ALTERNATIVES, Branch, Frontier, branches
 from pipeline.draft.lines import is_gap, quoted_line, start_of
 from pipeline.draft.prompt import STOP
 from pipeline.draft.splices import Place, Spelling, programs, splices_of
-from pipeline.graph.routing import num_tokens
 from pipeline.graph.state import Progress
 from pipeline.graph.toolbox import Toolbox
 from pipeline.runs import CandidateRecord, PromptRecord
@@ -329,7 +328,7 @@ def _allowance(tools: Toolbox, progress: Progress, max_tokens: int) -> int:
     limits, record = tools.task.limits, progress.record
     allowed = {
         "num_candidates": limits.num_candidates - len(record.completions),
-        "num_tokens": (limits.num_tokens - num_tokens(record)) // max_tokens,
+        "num_tokens": (limits.num_tokens - record.num_completion_tokens) // max_tokens,
     }
     name = min(allowed, key=lambda name: allowed[name])
     if allowed[name] <= 0:

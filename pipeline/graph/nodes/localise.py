@@ -24,6 +24,7 @@ from pipeline.core import (
 from pipeline.draft.lines import Span, gap_spans, statement_spans, suspicion_of
 from pipeline.draft.prompt import Feedback, render_prompt
 from pipeline.exceptions import LimitReachedError
+from pipeline.graph.reading import read_for_fault
 from pipeline.graph.routing import next_rung
 from pipeline.graph.state import Progress, suspect_key
 from pipeline.graph.toolbox import Toolbox
@@ -50,6 +51,8 @@ async def localise(tools: Toolbox, progress: Progress) -> None:
     else:
         progress.suspicion = suspicion
         progress.covered = {path: list(lines) for path, lines in suspicion.items()}
+    if tools.settings.planner.localise_by == "descent" and not tools.task.functions:
+        progress.record.reading = await read_for_fault(tools, progress)
     progress.record.suspects = await suspects_in(tools, progress)
     _tell_unwritten(tools, progress.record.suspects)
     progress.arm_stats = await asyncio.to_thread(_arm_stats, tools, (await tools.generator.info()).model)
@@ -123,6 +126,7 @@ async def suspects_in(tools: Toolbox, progress: Progress) -> list[Suspect]:
         tools.tree(progress),
         _evidence(tools, progress),
         num_suspects=tools.settings.planner.num_suspects,
+        places=progress.record.reading.places if progress.record.reading else None,
     )
     return [suspect for suspect in found if not is_trusted(suspect.path)]
 

@@ -12,7 +12,6 @@ from pipeline.context.symbols import definitions, source_lines
 from pipeline.core import Completion, Prompt, Sampling, TestCase, TestReport
 from pipeline.draft.imports import with_missing_imports
 from pipeline.graph.nodes.prepare import clipped, may_reproduce
-from pipeline.graph.routing import num_tokens
 from pipeline.graph.state import Progress
 from pipeline.graph.toolbox import Toolbox, require_sandbox
 from pipeline.patch import new_file_diff
@@ -161,7 +160,8 @@ async def _drafted(
     sizes = await tools.generator.count_tokens(prompts)
     prompt = next((p for p, size in zip(prompts, sizes, strict=True) if size <= room), None)
     limits = tools.task.limits
-    num_drafts = min(limits.num_candidates, (limits.num_tokens - num_tokens(progress.record)) // _MAX_TOKENS)
+    num_tokens = limits.num_tokens - progress.record.num_completion_tokens
+    num_drafts = min(limits.num_candidates, num_tokens // _MAX_TOKENS)
     if prompt is None or num_drafts < 1:
         progress.limit = "num_tokens" if prompt else ""
         return prompts[-1], []
