@@ -40,7 +40,7 @@ class Capability(BaseModel):
     recurrence_depth: int
     version: int  # of the probe
     repl: float  # of the tasks for a REPL, those answered exactly
-    auc: float  # of yes/no: how often what a question is about scores higher than what it is not
+    auc: float  # of yes/no: how often the function that a question is about scores higher than another one
     actions: float  # of the questions, those whose function it named or read first
     words: float  # the same of the words' ranking, which asks no model
     seconds: float
@@ -57,7 +57,7 @@ async def probed(
     """
     begun_at = time.monotonic()
     shop = _Shop(folder / "shop")
-    _say(emit, f"yes or no, {2 * len(JUDGEMENTS)} items")
+    _say(emit, f"yes or no, {len(JUDGEMENTS)} questions on every function")
     auc = await shop.auc(generator, recurrence_depth)
     _say(emit, f"actions, {len(JUDGEMENTS)} questions")
     try:
@@ -96,12 +96,14 @@ class _Shop:
         scorer = YesNoScorer(
             generator, Pieces(self.tree, self.words.units), recurrence_depth=recurrence_depth
         )
-        right, wrong = [], []
+        functions = [unit.place for unit in self.words.units if unit.node.kind == "function"]
+        wins: list[float] = []
         for one in JUDGEMENTS:
-            scores = await scorer.scores(one.question, [by_place[one.right], by_place[one.wrong]])
-            right.append(scores[0].value or 0.0)
-            wrong.append(scores[1].value or 0.0)
-        wins = [(a > b) + (a == b) / 2 for a in right for b in wrong]  # Mann and Whitney
+            scores = await scorer.scores(one.question, [by_place[place] for place in functions])
+            values = {place: s.value or 0.0 for place, s in zip(functions, scores, strict=True)}
+            right = values.pop(one.right)
+            # Mann and Whitney, among the functions of one question: nothing else is ever compared.
+            wins += [(right > wrong) + (right == wrong) / 2 for wrong in values.values()]
         return sum(wins) / len(wins)
 
     async def actions(self, generator: Generator, recurrence_depth: int, folder: Path) -> float:

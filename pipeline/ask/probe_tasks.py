@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-VERSION = 1  # raise it with every change below: what was probed before says nothing then
+VERSION = 2  # raise it with every change below: what was probed before says nothing then
 _NUM_LINES = 400
 _SEED = 20261122
 
@@ -113,26 +113,21 @@ def shortened(text, limit):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A question about the shop, the function that it is about, and one that it is not about."""
+    """A question about the shop, and the one function that it is about."""
 
     question: str
     right: str  # path::qualname
-    wrong: str
 
 
 JUDGEMENTS = (
-    Judgement("What adds the value added tax?", "shop/prices.py::with_tax", "shop/text.py::initials"),
-    Judgement(
-        "Who warns when few pieces are left?", "shop/stock.py::is_running_out", "shop/mail.py::greeting"
-    ),
-    Judgement("Where is a customer told to pay?", "shop/mail.py::remind", "shop/stock.py::restock"),
-    Judgement("What makes a long text fit?", "shop/text.py::shortened", "shop/prices.py::cheapest"),
-    Judgement("Where do new goods arrive?", "shop/stock.py::restock", "shop/text.py::shortened"),
-    Judgement("Which code finds the lowest price?", "shop/prices.py::cheapest", "shop/mail.py::remind"),
-    Judgement("How does a letter begin?", "shop/mail.py::greeting", "shop/stock.py::reserve"),
-    Judgement("Where is a price reduced?", "shop/prices.py::discounted", "shop/stock.py::is_running_out"),
-    Judgement("What makes J. S. out of a name?", "shop/text.py::initials", "shop/prices.py::with_tax"),
-    Judgement(
-        "What happens when something is ordered?", "shop/stock.py::reserve", "shop/prices.py::discounted"
-    ),
+    Judgement("What adds the value added tax?", "shop/prices.py::with_tax"),
+    Judgement("Who warns when few pieces are left?", "shop/stock.py::is_running_out"),
+    Judgement("Where is a customer told to pay?", "shop/mail.py::remind"),
+    Judgement("What makes a long text fit?", "shop/text.py::shortened"),
+    Judgement("Where do new goods arrive?", "shop/stock.py::restock"),
+    Judgement("Which code finds the lowest price?", "shop/prices.py::cheapest"),
+    Judgement("How does a letter begin?", "shop/mail.py::greeting"),
+    Judgement("Where is a price reduced?", "shop/prices.py::discounted"),
+    Judgement("What makes J. S. out of a name?", "shop/text.py::initials"),
+    Judgement("What happens when something is ordered?", "shop/stock.py::reserve"),
 )
