@@ -112,9 +112,9 @@ class ReproductionRecord(_Record):
 
 
 class ReadingRecord(_Record):
-    """A reading of the tree for the fault: what it found, and what was read, asked and decided on the way."""
+    """A reading of the tree for the fault: what it says, and what was read, asked and decided on the way."""
 
-    places: dict[str, list[str]] = Field(default_factory=dict)  # path::qualname, best first -> why
+    judgements: dict[str, float] = Field(default_factory=dict)  # path::qualname -> what it adds to a score
     reason: str = ""  # why it has no say in the suspects; "" where it has
     events: list[Event] = Field(default_factory=list)
     num_calls: int = 0  # of the model; what was known before is not counted

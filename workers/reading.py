@@ -35,7 +35,7 @@ class WorkerSettings:
 
     make_generator: Callable[[], Generator]  # called once in each worker, in a thread; it must be picklable
     memo: ScoreMemo  # every worker must see its file
-    calibration: Calibration = "both"
+    calibration: Calibration = "none"
     recurrence_depth: int = 1
     max_queue: int = 128  # samples in the engine's shortest queue, from which on nothing is added to it
 

@@ -127,7 +127,13 @@ async def _found(
     if tier == "descent":
         async with (desk.scorer_of or _local(desk))(book, depth) as scorer:
             return await localise_by_descent(
-                query, book.tree, book.words, scorer=scorer, purse=purse, trace=desk.trace
+                query,
+                book.tree,
+                book.units,
+                book.words.ranked(query.text),
+                scorer=scorer,
+                purse=purse,
+                trace=desk.trace,
             )
     if tier == "actions":
         return await localise_by_actions(

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 
 from rank_bm25 import BM25Okapi
 
-from pipeline.context.combined import combined
+from pipeline.context.call_graph import CallGraph, Source, tie_broken
 from pipeline.context.failures import Evidence, definition_of_test, frames, is_test_path
 from pipeline.context.symbols import Definition, called_names, definitions, identifiers, source_lines, words
 from pipeline.core import Suspect, TestCase
@@ -34,30 +34,46 @@ def localise(
     snapshot: Snapshot,
     evidence: Evidence,
     *,
-    num_suspects: int,
-    places: Mapping[str, Sequence[str]] | None = None,
+    num_suspects: int | None = None,
+    judgements: Mapping[str, float] | None = None,
 ) -> tuple[Suspect, ...]:
     """Return the most suspicious functions, best first, each with the evidence against it.
 
     Tests, documentation and set-up files are never suspects. A tree without a single function gives none.
-    `places` are what a reading of the tree found, `path::qualname`, best first, each with what speaks for it.
+    Without a number all come that anything speaks against. `judgements` say what a model's judgement adds to
+    the score of a `path::qualname`; with them, of equals, what a higher ranked one calls comes first.
     """
     corpus = _corpus(snapshot)
     if not corpus:
         return ()
-    board = _board(snapshot, corpus, evidence)
-    order = board.best_first()
-    if places:
-        return combined([board.suspect(d) for d in order], places, snapshot, num_suspects=num_suspects)
-    return tuple(board.suspect(d) for d in order[:num_suspects] if board.scores[d] > 0)
+    board = _board(snapshot, corpus, evidence, judgements or {})
+    order = [d for d in board.best_first() if board.scores[d] > 0]
+    if judgements and num_suspects:
+        order = _tie_broken(order[: 2 * num_suspects], board, snapshot)  # the rest is not looked at
+    return tuple(map(board.suspect, order[:num_suspects]))
 
 
-def _board(snapshot: Snapshot, corpus: Sequence[Definition], evidence: Evidence) -> _Board:
+def _tie_broken(order: Sequence[Definition], board: _Board, snapshot: Snapshot) -> list[Definition]:
+    by_key = {f"{d.path}:{d.start_line}": d for d in order}
+
+    def source_of(key: str) -> Source:
+        definition = by_key[key]
+        return Source(definition.path, definition.name, _source(snapshot, definition))
+
+    graph = CallGraph(source_of, snapshot.read_bytes)
+    scores = {key: board.scores[definition] for key, definition in by_key.items()}
+    return [by_key[key] for key in tie_broken(list(by_key), scores, graph.nearness)]
+
+
+def _board(
+    snapshot: Snapshot, corpus: Sequence[Definition], evidence: Evidence, judgements: Mapping[str, float]
+) -> _Board:
     board = _Board(corpus)
     sources = {d: _source(snapshot, d) for d in corpus}
     _add_tracebacks(board, snapshot, evidence.failures)
     _add_names(board, snapshot, evidence, sources)
     _add_bm25(board, _query(snapshot, evidence), sources)
+    _add_judgements(board, judgements)
     _apply_coverage(board, evidence)
     _add_unwritten(board, sources, evidence)
     return board
@@ -204,6 +220,12 @@ def _add_bm25(board: _Board, query: str, sources: Mapping[Definition, str]) -> N
     for definition, score in zip(board.corpus, scores, strict=True):
         if score > 0:
             board.add(definition, float(score / highest), f"BM25 {score / highest:.2f} of the best")
+
+
+def _add_judgements(board: _Board, judgements: Mapping[str, float]) -> None:
+    for definition in board.corpus:
+        if judgement := judgements.get(f"{definition.path}::{definition.qualname}"):
+            board.add(definition, judgement, f"the model's judgement {judgement:+.2f}")
 
 
 def _apply_coverage(board: _Board, evidence: Evidence) -> None:

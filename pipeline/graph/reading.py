@@ -6,14 +6,16 @@ What goes wrong with it costs the run nothing: the words' ranking stands, and th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.context.descent.judge import Scorer
 from pipeline.context.descent.localise import localise_by_descent
 from pipeline.context.descent.memo import MemoScorer, ScoreMemo
 from pipeline.context.descent.pieces import Pieces
 from pipeline.context.descent.scorer import YesNoScorer
-from pipeline.context.lexical import LexicalIndex
+from pipeline.context.failures import Evidence
+from pipeline.context.lexical import Ranked
+from pipeline.context.localise import localise
 from pipeline.context.reading import Ending, Findings, Query
 from pipeline.context.reading_trace import Trace
 from pipeline.context.spending import Purse
@@ -21,6 +23,7 @@ from pipeline.context.tree.cache import PartCache
 from pipeline.context.tree.index import index
 from pipeline.context.tree.repo_tree import RepoTree
 from pipeline.context.units import Unit, units
+from pipeline.core import Suspect
 from pipeline.exceptions import GeneratorError, InputError, LimitReachedError
 from pipeline.graph.state import Progress
 from pipeline.graph.toolbox import Toolbox
@@ -32,23 +35,24 @@ _MAX_FAILURES = 3  # that the query tells
 _MAX_QUERY_CHARS = 2000  # 500 tokens or so: each call of the model reads them, too
 
 
-async def read_for_fault(tools: Toolbox, progress: Progress) -> ReadingRecord:
-    """Return what a reading of the tree found, or why it found nothing."""
+async def read_for_fault(tools: Toolbox, progress: Progress, evidence: Evidence) -> ReadingRecord:
+    """Return what the model's judgement adds to each function that it read, or why it has no say."""
     await tools.generator.info()  # the engine may still be starting, which is no reading
     trace, begun_at = Trace(), time.monotonic()
     purse = _purse(tools, progress)
-    places, reason = dict[str, list[str]](), ""
+    judgements, reason = dict[str, float](), ""
+    priors = {f"{one.path}::{one.qualname}": one for one in localise(tools.snapshot, evidence)}
     try:
-        findings = await _findings(tools, progress, purse, trace)
+        findings = await _findings(tools, _query(tools, evidence), priors, purse, trace)
         reason = _why_not(findings, trace)
     except (LimitReachedError, GeneratorError, InputError) as exc:
         reason = str(exc)
         trace.add("error", reason)
     else:
-        places = {} if reason else _places(findings)
+        judgements = {} if reason else _judgements(findings, priors)
     spent = purse.spent()
     record = ReadingRecord(
-        places=places,
+        judgements=judgements,
         reason=reason,
         events=trace.events,
         num_calls=spent.num_calls,
@@ -60,14 +64,19 @@ async def read_for_fault(tools: Toolbox, progress: Progress) -> ReadingRecord:
     return record
 
 
-async def _findings(tools: Toolbox, progress: Progress, purse: Purse, trace: Trace) -> Findings:
+async def _findings(
+    tools: Toolbox, query: Query, priors: Mapping[str, Suspect], purse: Purse, trace: Trace
+) -> Findings:
     # In no thread: the parsers are shared, and another task of a batch may be parsing.
     tree = index(tools.snapshot, cache=PartCache(tools.parts_path) if tools.parts_path else None)
     found = [unit for unit in units(tree, tools.snapshot, with_tests=False) if _may_be_suspect(unit)]
+    known = [(unit, priors[unit.place]) for unit in found if unit.place in priors]
+    ranked = [Ranked(unit, prior.score, prior.evidence) for unit, prior in known]
     return await localise_by_descent(
-        Query(text=_query(tools, progress)),
+        query,
         tree,
-        LexicalIndex(found),
+        found,
+        sorted(ranked, key=lambda one: -one.score),
         scorer=_scorer(tools, tree, found),
         purse=purse,
         trace=trace,
@@ -88,11 +97,10 @@ def _scorer(tools: Toolbox, tree: RepoTree, found: Sequence[Unit]) -> Scorer:
     return MemoScorer(scorer, ScoreMemo(tools.scores_path), payer=str(tools.folder.path.absolute()))
 
 
-def _query(tools: Toolbox, progress: Progress) -> str:
-    assert progress.record.baseline is not None
-    failures = sorted(progress.record.baseline.failures, key=lambda case: case.test_id)[:_MAX_FAILURES]
+def _query(tools: Toolbox, evidence: Evidence) -> Query:
+    failures = sorted(evidence.failures, key=lambda case: case.test_id)[:_MAX_FAILURES]
     said = "\n".join(f"{case.test_id} fails: {case.message or case.details}" for case in failures)
-    return clip(f"{tools.task.statement}\n\n{said}".strip(), _MAX_QUERY_CHARS)
+    return Query(text=clip(f"{tools.task.statement}\n\n{said}".strip(), _MAX_QUERY_CHARS))
 
 
 def _may_be_suspect(unit: Unit) -> bool:
@@ -107,8 +115,13 @@ def _why_not(findings: Findings, trace: Trace) -> str:
     return errors[-1] if errors else "the model answered neither yes nor no"
 
 
-def _places(findings: Findings) -> dict[str, list[str]]:
-    return {f"{span.path}::{span.qualname}": list(span.evidence) for span in findings.spans}
+def _judgements(findings: Findings, priors: Mapping[str, Suspect]) -> dict[str, float]:
+    """Return what the model has added to the scores that the functions had before."""
+    added = {}
+    for span in findings.spans:
+        place = f"{span.path}::{span.qualname}"
+        added[place] = round(span.score - (priors[place].score if place in priors else 0.0), 4)
+    return {place: value for place, value in added.items() if value}
 
 
 def _tell(tools: Toolbox, record: ReadingRecord) -> None:

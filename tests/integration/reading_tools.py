@@ -64,7 +64,8 @@ class Shelf:
         return await localise_by_descent(
             Query(text=QUERY),
             self.tree,
-            self.words,
+            self.words.units,
+            self.words.ranked(QUERY),
             scorer=scorer,
             purse=purse,
             trace=trace,

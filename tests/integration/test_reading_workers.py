@@ -43,7 +43,7 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 NUM_KILLS = 10
-_CALLS = 3  # for a piece
+_CALLS = 1  # for a piece
 _DRIVER = """
 import asyncio, sys
 from pathlib import Path

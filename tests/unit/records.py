@@ -142,7 +142,7 @@ def reading_record(question: str, place: str, *, reason: str = "") -> ReadingRec
     root = Event(event_id=0, parent_id=None, kind="question", title=question, detail=question)
     score = Event(event_id=1, parent_id=0, kind="score", title=f"{place}: +2.50", num_prompt_tokens=1234)
     return ReadingRecord(
-        places={place: ["the model says +2.50"]},
+        judgements={place: 0.75},
         reason=reason,
         events=[root, score],
         num_calls=3,

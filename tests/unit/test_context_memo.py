@@ -181,7 +181,7 @@ async def test_only_what_is_missing_is_asked(tmp_path):
 
     again = await scorer(memo, generator).scores("query", pieces("c", "a", "b"))
 
-    assert num_asked(generator) == 3
+    assert num_asked(generator) == 1
     assert [score.is_cached for score in again] == [False, True, True]
     assert [score.value for score in again[1:]] == [score.value for score in first]
     assert await scorer(memo).count_tokens("query", pieces("a", "b")) == 0
@@ -213,7 +213,7 @@ async def test_a_piece_that_stands_twice_in_a_request_is_paid_for_once(tmp_path)
     generator = engine()
     found = await scorer(ScoreMemo(tmp_path / "scores"), generator).scores("query", pieces("a", "a"))
 
-    assert num_asked(generator) == sum(score.num_calls for score in found) == 3
+    assert num_asked(generator) == sum(score.num_calls for score in found) == 1
 
 
 async def test_cached_calls_are_counted_and_take_nothing_from_the_purse(tmp_path):
@@ -223,8 +223,8 @@ async def test_cached_calls_are_counted_and_take_nothing_from_the_purse(tmp_path
 
     await judging.judge(pieces("a", "b", "c"))
 
-    assert (judging.spend.num_calls, judging.spend.num_cached_calls) == (3, 6)
-    assert judging.purse.spent().num_calls == 3
+    assert (judging.spend.num_calls, judging.spend.num_cached_calls) == (1, 2)
+    assert judging.purse.spent().num_calls == 1
     assert judging.purse.spent().num_prompt_tokens == judging.spend.num_prompt_tokens
     assert [event.is_cached for event in judging.trace.events] == [True, True, False]
     assert judging.coverage == 1
@@ -242,7 +242,7 @@ async def test_a_lost_piece_costs_coverage_and_is_told_with_its_worker(tmp_path)
     found = await judging.judge(pieces("a", "b"))
 
     assert set(found) == {"b"}
-    assert (judging.coverage, judging.spend.num_calls) == (0.5, 3)
+    assert (judging.coverage, judging.spend.num_calls) == (0.5, 1)
     assert [(event.kind, event.worker) for event in judging.trace.events] == [("error", "w7"), ("score", "")]
     assert "w7 died" in judging.trace.events[0].title
 

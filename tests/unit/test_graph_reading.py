@@ -25,7 +25,7 @@ class CutError(Exception):
 
 
 def is_judgement(prompt: Prompt) -> bool:
-    return "A piece of the repository:" in prompt.messages[-1].content
+    return "A piece of a repository:" in prompt.messages[-1].content
 
 
 def said_yes(_prompt: Prompt) -> str:
@@ -77,26 +77,26 @@ async def test_a_run_that_reads_lands_its_patch_and_says_what_was_read_and_why(r
     record = await run(edges(only_double), statement="add goes wrong")
 
     assert record.status == "solved"
-    assert set(record.reading.places) == {ADD, DOUBLE}
-    assert record.reading.reason == ""
+    judgements = record.reading.judgements
+    assert (record.reading.reason, set(judgements)) == ("", {ADD, DOUBLE})
+    assert judgements[DOUBLE] == -judgements[ADD] > 0
     told = {suspect.qualname: suspect.evidence for suspect in record.suspects}
-    assert any(reason.startswith("reading: the model says +") for reason in told["double"])
-    assert "reading: the model says +0.00" in told["add"]
+    assert f"the model's judgement {judgements[ADD]:+.2f}" in told["add"]
     assert "called by a failing test" in told["add"]
     assert [event.kind for event in record.reading.events][:2] == ["question", "plan"]
 
 
 async def test_what_the_reading_cost_is_in_the_totals_and_in_the_report(run):
-    made = edges()
+    made = edges(lambda prompt: "Yes" if "def double" in prompt.messages[-1].content else "No")
     record = await run(made)
 
     reading, drafted = record.reading, sum(c.num_completion_tokens for c in record.completions)
-    assert reading.num_calls == len(judgements(made)) == 6  # two functions, three calls each
+    assert reading.num_calls == len(judgements(made)) == 2  # one for each function
     assert reading.num_prompt_tokens == sum(await made.generator.count_tokens(judgements(made)))
     assert record.num_completion_tokens == drafted + reading.num_completion_tokens > drafted
     page = render(record)
     assert "How the tree was read" in page
-    assert f"{DOUBLE}: +0.00" in page
+    assert f"{DOUBLE}: +2.20" in page
 
 
 async def test_the_query_is_the_issue_and_what_the_failing_tests_say(run):
@@ -130,8 +130,8 @@ def failing(_prompt: Prompt) -> str:
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
-        (edges(num_calls=5), "up to 6 calls of the model, and 5 are left"),
-        (edges(num_tokens=50), "judging ends here: 6 calls and "),
+        (edges(num_calls=1), "up to 2 calls of the model, and 1 are left"),
+        (edges(num_tokens=50), "judging ends here: 2 calls and "),
         (edges(wall_seconds=1e-9), "judging ends here"),
         (edges(failing), "2 pieces are not judged: the engine is gone"),
         (edges(lambda _: "Maybe"), "neither yes nor no"),
@@ -172,5 +172,5 @@ async def test_another_run_of_the_same_task_pays_for_no_judgement_again(run):
     again = await run(made, "second")
 
     assert judgements(made) == []
-    assert (again.reading.num_calls, again.reading.places) == (0, first.reading.places)
+    assert (again.reading.num_calls, again.reading.judgements) == (0, first.reading.judgements)
     assert again.suspects == first.suspects

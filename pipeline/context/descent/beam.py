@@ -1,4 +1,4 @@
-"""Goes down the tree of a repository: at each level the model judges cards, and the best nodes are opened.
+"""Goes down the tree of a repository: the model judges cards of folders and files, then chunks, then bodies.
 
 Which calls are made depends on the tree, the options and the answers; how many at most is known before.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.context.descent.fuse import combined
 from pipeline.context.descent.judge import Judge
-from pipeline.context.descent.pieces import body_of, card_of
-from pipeline.context.lexical import LexicalIndex, Ranked
+from pipeline.context.descent.pieces import Piece, body_of, card_of, chunks_of
+from pipeline.context.lexical import Ranked
 from pipeline.context.tree.node import Node
 from pipeline.context.tree.repo_tree import RepoTree
 from pipeline.context.units import Unit
@@ -18,31 +19,38 @@ from pipeline.context.units import Unit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How wide a descent is."""
+    """How wide a descent is. A tree of so few units or chunks is not descended, but judged whole."""
 
-    beam: int = 6  # nodes that are opened at each level
+    beam: int = 6  # folders and files that are opened at each level
     width: int = 24  # cards that are judged at each level
-    num_bodies: int = 24  # units that are judged at the bottom
+    num_chunks: int = 96  # chunks of what was opened that are judged
+    num_bodies: int = 40  # units that are judged at the bottom
     num_lexical: int = 12  # of them the first of the lexical ranking, wherever they lie
 
 
 class Descender:
     """Descends one tree for one query after another."""
 
-    def __init__(self, tree: RepoTree, index: LexicalIndex, options: Options) -> None:
+    def __init__(self, tree: RepoTree, units: Sequence[Unit], options: Options) -> None:
         self._tree = tree
         self._options = options
-        self._units = {(unit.node.path, unit.node.node_id): unit for unit in index.units}
+        self._units = units
+        self._chunks = chunks_of(units)
+        self._with_units = {path for unit in units for path in _path_and_folders(unit.node.path)}
 
     @property
     def num_pieces_at_most(self) -> int:
-        """How many cards and bodies are judged for a query at most.
+        """How many cards, chunks and bodies are judged for a query at most.
 
-        That is the smaller of `width` and its nodes for each level which has more nodes than the beam opens,
-        and `num_bodies`.
+        Of cards at each level, where it has more nodes than the beam opens, `width` or as many as there are.
         """
-        cards = sum(min(num, self._options.width) for num in self._level_sizes() if num > self._options.beam)
-        return cards + min(len(self._units), self._options.num_bodies)
+        num_units, num_chunks, options = len(self._units), len(self._chunks), self._options
+        if num_units <= options.num_bodies:
+            return num_units
+        cards = 0
+        if num_chunks > options.num_chunks:
+            cards = sum(min(num, options.width) for num in self._level_sizes() if num > options.beam)
+        return cards + min(num_chunks, options.num_chunks) + options.num_bodies
 
     def _level_sizes(self) -> list[int]:
         sizes, level = [], self._inner([self._tree.root])
@@ -52,35 +60,55 @@ class Descender:
         return sizes
 
     async def descend(self, ranked: Sequence[Ranked], judge: Judge) -> dict[str, float]:
-        """Judge cards level by level, then bodies; return the scores of the bodies by their units' places."""
-        priors = priors_of(ranked)
-        frontier, found = [self._tree.root], [one.unit for one in ranked[: self._options.num_lexical]]
-        while frontier:
-            found += self._leaves(frontier, priors)
-            frontier = await self._best(self._inner(frontier), priors, judge)
+        """Judge cards level by level, then chunks, then bodies; return the bodies' scores by their places."""
+        found = list(self._units)
+        if len(self._units) > self._options.num_bodies:
+            priors = priors_of(ranked)
+            found = [one.unit for one in ranked[: self._options.num_lexical]]
+            found += await self._in_chunks(await self._opened(priors, judge), priors, judge)
         bodies = list({unit.place: unit for unit in found}.values())[: self._options.num_bodies]
         return await judge.judge([body_of(unit) for unit in bodies])
 
-    def _inner(self, nodes: Iterable[Node]) -> list[Node]:
-        return [child for node in nodes for child in self._tree.children(node) if is_inner(child)]
+    async def _opened(self, priors: Mapping[str, float], judge: Judge) -> list[Piece]:
+        """Return the chunks of the files that a descent opens; all where there are few."""
+        if len(self._chunks) <= self._options.num_chunks:
+            return list(self._chunks)
+        frontier, opened = [self._tree.root], set()
+        while frontier:
+            frontier = await self._best(self._inner(frontier), priors, judge)
+            opened |= {node.path for node in frontier if node.kind == "file"}
+        return [chunk for chunk, units in self._chunks.items() if opened & {unit.node.path for unit in units}]
 
-    def _leaves(self, nodes: Iterable[Node], priors: Mapping[str, float]) -> list[Unit]:
-        found = [
-            unit
+    def _inner(self, nodes: Iterable[Node]) -> list[Node]:
+        return [
+            child
             for node in nodes
             for child in self._tree.children(node)
-            if (unit := self._units.get((child.path, child.node_id)))
+            if child.kind in ("package", "file") and child.path in self._with_units
         ]
-        return sorted(found, key=lambda unit: -priors.get(unit.place, 0.0))
 
     async def _best(self, nodes: Sequence[Node], priors: Mapping[str, float], judge: Judge) -> list[Node]:
         if len(nodes) <= self._options.beam:
             return list(nodes)
         cards = {card_of(node): node for node in nodes}
         hopeful = sorted(cards, key=lambda card: -priors.get(card.key, 0.0))[: self._options.width]
-        scores = await judge.judge(hopeful)
-        hopeful.sort(key=lambda card: -(scores.get(card.key, 0.0) + priors.get(card.key, 0.0)))
-        return [cards[card] for card in hopeful[: self._options.beam]]
+        return [cards[card] for card in await self._sorted(hopeful, priors, judge)][: self._options.beam]
+
+    async def _in_chunks(
+        self, chunks: Sequence[Piece], priors: Mapping[str, float], judge: Judge
+    ) -> list[Unit]:
+        """Return the units of chunks, those of the best chunk first."""
+        highest = {
+            chunk.key: max(priors.get(unit.place, 0.0) for unit in self._chunks[chunk]) for chunk in chunks
+        }
+        hopeful = sorted(chunks, key=lambda chunk: -highest[chunk.key])[: self._options.num_chunks]
+        return [unit for chunk in await self._sorted(hopeful, highest, judge) for unit in self._chunks[chunk]]
+
+    async def _sorted(
+        self, pieces: Sequence[Piece], priors: Mapping[str, float], judge: Judge
+    ) -> list[Piece]:
+        scores = combined(priors, await judge.judge(pieces))
+        return sorted(pieces, key=lambda piece: -scores.get(piece.key, 0.0))
 
 
 def is_inner(node: Node) -> bool:
@@ -95,8 +123,11 @@ def priors_of(ranked: Iterable[Ranked]) -> dict[str, float]:
         node = one.unit.node
         scope = node.qualname.split(".")[:-1]
         above = [f"{node.path}::{'.'.join(scope[:depth])}" for depth in range(1, len(scope) + 1)]
-        folders = node.path.split("/")
-        above += ["/".join(folders[:depth]) for depth in range(1, len(folders) + 1)]
-        for key in (one.unit.place, *above):
+        for key in (one.unit.place, *above, *_path_and_folders(node.path)):
             priors[key] = max(priors.get(key, 0.0), one.score)
     return priors
+
+
+def _path_and_folders(path: str) -> list[str]:
+    names = path.split("/")
+    return ["/".join(names[:depth]) for depth in range(1, len(names) + 1)]

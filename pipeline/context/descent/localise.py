@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.context.descent.beam import Descender, Options
-from pipeline.context.descent.fuse import reciprocal_ranks
+from pipeline.context.descent.fuse import combined
 from pipeline.context.descent.judge import Judge, Scorer
 from pipeline.context.descent.spans import span_of
 from pipeline.context.lexical import LexicalIndex, Ranked
@@ -15,6 +15,7 @@ from pipeline.context.reading import Findings, Query, Span, Spend
 from pipeline.context.reading_trace import Trace
 from pipeline.context.spending import Purse
 from pipeline.context.tree.repo_tree import RepoTree
+from pipeline.context.units import Unit
 
 _MAX_SPANS = 100
 
@@ -30,28 +31,28 @@ def localise_by_words(query: Query, index: LexicalIndex) -> Findings:
 async def localise_by_descent(
     query: Query,
     tree: RepoTree,
-    index: LexicalIndex,
+    units: Sequence[Unit],
+    ranked: Sequence[Ranked],
     *,
     scorer: Scorer,
     purse: Purse,
     trace: Trace,
     options: Options | None = None,
 ) -> Findings:
-    """Return what a descent of the tree finds: the words' ranking and the model's put together.
+    """Return what a descent of the tree finds: the units by their ranking and the model's judgement together.
 
     Raises:
         BudgetSpentError: it may take more calls than the purse has left.
     """
     begun_at = time.monotonic()
-    descender = Descender(tree, index, options or Options())
+    descender = Descender(tree, units, options or Options())
     root = trace.add("question", query.text)
     num_calls = descender.num_pieces_at_most * scorer.calls_per_piece
     trace.add("plan", f"at most {num_calls} calls of the model", parent=root)
     purse.require(num_calls, hint="allow more calls, or narrow what is read")
-    ranked = index.ranked(query.text)
     judge = Judge(query.text, scorer, purse, trace, root)
     scores = await descender.descend(ranked, judge)
-    spans = _fused(index, ranked, scores)[:_MAX_SPANS]
+    spans = _fused(units, ranked, scores)[:_MAX_SPANS]
     trace.add(
         "decide", f"{len(spans)} spans, first {spans[0].path}::{spans[0].qualname}" if spans else "nothing"
     )
@@ -64,13 +65,12 @@ async def localise_by_descent(
     )
 
 
-def _fused(index: LexicalIndex, ranked: Sequence[Ranked], scores: Mapping[str, float]) -> tuple[Span, ...]:
-    units = {unit.place: unit for unit in index.units}
+def _fused(units: Sequence[Unit], ranked: Sequence[Ranked], scores: Mapping[str, float]) -> tuple[Span, ...]:
+    by_place = {unit.place: unit for unit in units}
     why = {one.unit.place: one.evidence for one in ranked}
-    judged = sorted(scores, key=lambda place: -scores[place])
-    fused = reciprocal_ranks([one.unit.place for one in ranked], judged)
+    fused = combined({one.unit.place: one.score for one in ranked}, scores)
     order = sorted(fused, key=lambda place: -fused[place])
     said = {place: (f"the model says {score:+.2f}",) for place, score in scores.items()}
     return tuple(
-        span_of(units[place], fused[place], (*why.get(place, ()), *said.get(place, ()))) for place in order
+        span_of(by_place[place], fused[place], (*why.get(place, ()), *said.get(place, ()))) for place in order
     )

@@ -1,28 +1,31 @@
-"""What the model is shown of a repository: a card of a node, or the body of a unit. Each has a short name.
+"""What the model is shown of a repository: a node's card, a chunk of code, a unit's body. Each has a name.
 
 Names travel between machines, texts do not: whoever has the tree can write the text of a piece.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 from pipeline.context.tree.card import skeleton
 from pipeline.context.tree.node import Node
 from pipeline.context.tree.repo_tree import RepoTree
 from pipeline.context.units import Unit
+from pipeline.text import clip
 
 _CARD_CHILDREN = 40
 _CARD_CHARS = 1500  # 400 tokens or so
+_CHUNK_CHARS = 3000
 _BODY_CHARS = 2400
 
 
 class Piece(NamedTuple):
     """The name of a piece."""
 
-    kind: Literal["card", "body"]
-    key: str  # of a node `path` or `path::qualname`, of a unit its place
+    kind: Literal["card", "chunk", "body"]
+    key: str  # of a node `path` or `path::qualname`, of a unit its place, of a chunk its first and last place
     node_id: str
 
 
@@ -36,12 +39,40 @@ def body_of(unit: Unit) -> Piece:
     return Piece("body", unit.place, unit.node.node_id)
 
 
+def chunks_of(units: Sequence[Unit]) -> dict[Piece, tuple[Unit, ...]]:
+    """Return units that follow each other in a folder, as many together as a prompt may have.
+
+    A node's names alone often do not tell what its code does; a chunk is the cheapest piece that shows it.
+    """
+    found = {}
+    for _, those in groupby(units, key=lambda unit: unit.node.path.rpartition("/")[0]):
+        for chunk in _packed(those):
+            key = chunk[0].place if len(chunk) == 1 else f"{chunk[0].place} to {chunk[-1].place}"
+            found[Piece("chunk", key, chunk[0].node.node_id)] = chunk
+    return found
+
+
+def _packed(units: Iterator[Unit]) -> Iterator[tuple[Unit, ...]]:
+    chunk: list[Unit] = []
+    num_chars = 0
+    for unit in units:
+        size = min(len(unit.text), _BODY_CHARS)
+        if chunk and num_chars + size > _CHUNK_CHARS:
+            yield tuple(chunk)
+            chunk, num_chars = [], 0
+        chunk.append(unit)
+        num_chars += size
+    if chunk:
+        yield tuple(chunk)
+
+
 class Pieces:
     """The texts of the pieces of one tree."""
 
     def __init__(self, tree: RepoTree, units: Sequence[Unit]) -> None:
         self._tree = tree
         self._units = {unit.place: unit for unit in units}
+        self._chunks = {chunk.key: those for chunk, those in chunks_of(units).items()}
 
     def text(self, piece: Piece) -> str:
         """Return what the model is shown.
@@ -51,6 +82,8 @@ class Pieces:
         """
         if piece.kind == "body":
             return _body(self._units[piece.key])
+        if piece.kind == "chunk":
+            return "\n\n".join(map(_body, self._chunks[piece.key]))
         node = self._node(piece)
         return skeleton(self._tree, node, max_children=_CARD_CHILDREN)[:_CARD_CHARS]
 
@@ -62,8 +95,4 @@ class Pieces:
 
 
 def _body(unit: Unit) -> str:
-    text = unit.text.strip("\n")
-    if len(text) > _BODY_CHARS:
-        half = _BODY_CHARS // 2
-        text = f"{text[:half]}\n...\n{text[-half:]}"
-    return f"{unit.place}\n{text}"
+    return f"{unit.place}\n{clip(unit.text, _BODY_CHARS).strip()}"

@@ -52,7 +52,7 @@ async def localise(tools: Toolbox, progress: Progress) -> None:
         progress.suspicion = suspicion
         progress.covered = {path: list(lines) for path, lines in suspicion.items()}
     if tools.settings.planner.localise_by == "descent" and not tools.task.functions:
-        progress.record.reading = await read_for_fault(tools, progress)
+        progress.record.reading = await read_for_fault(tools, progress, _evidence(tools, progress))
     progress.record.suspects = await suspects_in(tools, progress)
     _tell_unwritten(tools, progress.record.suspects)
     progress.arm_stats = await asyncio.to_thread(_arm_stats, tools, (await tools.generator.info()).model)
@@ -126,7 +126,7 @@ async def suspects_in(tools: Toolbox, progress: Progress) -> list[Suspect]:
         tools.tree(progress),
         _evidence(tools, progress),
         num_suspects=tools.settings.planner.num_suspects,
-        places=progress.record.reading.places if progress.record.reading else None,
+        judgements=progress.record.reading.judgements if progress.record.reading else None,
     )
     return [suspect for suspect in found if not is_trusted(suspect.path)]
 
