@@ -21,7 +21,7 @@ from pipeline.context.tree.index import index
 from pipeline.context.tree.repo_tree import RepoTree
 from pipeline.context.units import units
 from pipeline.core import Budget, Prompt, Sampling, Step
-from pipeline.exceptions import GeneratorError
+from pipeline.exceptions import GeneratorError, InputError
 from pipeline.snapshot import Snapshot
 from pipeline.testing import ScriptedGenerator
 
@@ -221,6 +221,21 @@ async def test_an_engine_that_fails_costs_coverage_and_leaves_what_the_words_fou
     assert found.spans[0].qualname == "f32"
     assert found.coverage == 0.0
     assert any(event.kind == "error" and "gone" in event.title for event in shelf.trace.events)
+
+
+async def test_a_piece_that_is_too_long_for_the_model_is_left_out_alone(tmp_path):
+    shelf = Shelf(tmp_path / "shelf")
+
+    def refusing(query, piece):
+        if "def f32" in piece:
+            raise InputError("the prompt has 5000 tokens; the window has 4096")
+        return knowing(query, piece)
+
+    found = await shelf.read("what reads backwards?", answering(refusing))
+
+    assert found.spans[0].qualname == "zq"
+    assert found.coverage == pytest.approx(29 / 30)
+    assert any(event.kind == "error" and "1 piece not judged" in event.title for event in shelf.trace.events)
 
 
 async def test_tokens_that_run_out_end_the_reading_with_what_there_is(tmp_path):

@@ -133,7 +133,7 @@ def failing(_prompt: Prompt) -> str:
         (edges(num_calls=1), "up to 2 calls of the model, and 1 are left"),
         (edges(num_tokens=50), "judging ends here: 2 calls and "),
         (edges(wall_seconds=1e-9), "judging ends here"),
-        (edges(failing), "2 pieces are not judged: the engine is gone"),
+        (edges(failing), "2 pieces not judged: the engine is gone"),
         (edges(lambda _: "Maybe"), "neither yes nor no"),
     ],
     ids=["calls", "tokens", "time", "engine", "chances"],

@@ -16,7 +16,8 @@ from pipeline.context.descent.scorer import Score
 from pipeline.context.reading import Ending, Spend
 from pipeline.context.reading_trace import Trace
 from pipeline.context.spending import BudgetSpentError, DeadlineError, Purse
-from pipeline.exceptions import GeneratorError
+from pipeline.exceptions import GeneratorError, InputError
+from pipeline.text import count
 
 _BATCH = 12  # pieces, each of one to three prompts; whole chunks of a reading worker
 _NUM_IN_FLIGHT = 2  # batches for each that is worked on: one is computed while the next one waits
@@ -95,8 +96,11 @@ class Judge:
             return self._cut(Ending.BUDGET_SPENT, exc)
         except (DeadlineError, TimeoutError) as exc:
             return self._cut(Ending.DEADLINE, exc)
-        except GeneratorError as exc:
-            self.trace.add("error", f"{len(batch)} pieces are not judged: {exc}", parent=self.parent)
+        except (GeneratorError, InputError) as exc:
+            if isinstance(exc, InputError) and len(batch) > 1:  # one is too long: the others need not suffer
+                alone = [await self._batch([piece]) for piece in batch]
+                return {key: value for scores in alone for key, value in scores.items()}
+            self.trace.add("error", f"{count(len(batch), 'piece')} not judged: {exc}", parent=self.parent)
             return {}
         return self._told(batch, scores)
 
