@@ -40,7 +40,7 @@ from workers.reading_pool import PoolLimits, RayScorer, WorkerPool
 
 PATIENCE_SECONDS = 240
 QUERY = "which page reads f12 or f30 backwards, and why?"
-_OPTIONS = Options(beam=30, width=60, num_bodies=80)
+_OPTIONS = Options(num_whole=0, beam=30, width=60, num_bodies=80)
 _BUDGET = Budget(num_calls=100_000, num_tokens=100_000_000)
 
 

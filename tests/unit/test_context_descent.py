@@ -137,7 +137,9 @@ class Shelf:
         budget = budget or Budget(num_calls=1000)
         self.purse = Purse.open(root.with_suffix(".purse"), budget, time.time() + budget.wall_seconds)
 
-    async def read(self, query: str, generator: ScriptedGenerator, **options: int) -> Findings:
+    async def read(
+        self, query: str, generator: ScriptedGenerator, num_whole: int = 0, **options: int
+    ) -> Findings:
         return await localise_by_descent(
             Query(text=query),
             self.tree,
@@ -146,7 +148,7 @@ class Shelf:
             scorer=YesNoScorer(generator, Pieces(self.tree, self.words.units)),
             purse=self.purse,
             trace=self.trace,
-            options=Options(**options),
+            options=Options(num_whole=num_whole, **options),
         )
 
 
@@ -181,6 +183,15 @@ async def test_the_tree_asks_for_less_than_all_there_is(tmp_path):
     assert num_asked(generator) == found.spend.num_calls < len(shelf.words.units) / 4
 
 
+async def test_a_small_tree_is_judged_whole(tmp_path):
+    shelf, generator = Shelf(tmp_path / "shelf"), answering(knowing)
+
+    found = await shelf.read("what reads backwards?", generator, num_whole=256, num_bodies=3)
+
+    assert found.spans[0].qualname == "zq"
+    assert num_asked(generator) == len(shelf.words.units)
+
+
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(st.integers(4, 8), st.integers(5, 8)),
@@ -192,7 +203,7 @@ async def test_no_query_takes_more_calls_than_were_announced(
     tmp_path_factory, shape, beam, width, num_bodies
 ):
     shelf, generator = Shelf(tmp_path_factory.mktemp("shelf") / "tree", *shape), answering(knowing)
-    options = Options(beam=beam, width=width, num_bodies=num_bodies)
+    options = Options(num_whole=0, beam=beam, width=width, num_bodies=num_bodies)
     announced = Descender(shelf.tree, shelf.words.units, options).num_pieces_at_most
 
     await shelf.read("backwards f00", generator, beam=beam, width=width, num_bodies=num_bodies)

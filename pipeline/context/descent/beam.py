@@ -19,8 +19,12 @@ from pipeline.context.units import Unit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How wide a descent is. A tree of so few units or chunks is not descended, but judged whole."""
+    """How wide a descent is.
 
+    A tree of few units is judged whole: to judge its chunks first takes as many tokens, and finds less.
+    """
+
+    num_whole: int = 256  # units of a tree that is judged whole
     beam: int = 6  # folders and files that are opened at each level
     width: int = 24  # cards that are judged at each level
     num_chunks: int = 96  # chunks of what was opened that are judged
@@ -45,7 +49,7 @@ class Descender:
         Of cards at each level, where it has more nodes than the beam opens, `width` or as many as there are.
         """
         num_units, num_chunks, options = len(self._units), len(self._chunks), self._options
-        if num_units <= options.num_bodies:
+        if num_units <= max(options.num_whole, options.num_bodies):
             return num_units
         cards = 0
         if num_chunks > options.num_chunks:
@@ -61,12 +65,15 @@ class Descender:
 
     async def descend(self, ranked: Sequence[Ranked], judge: Judge) -> dict[str, float]:
         """Judge cards level by level, then chunks, then bodies; return the bodies' scores by their places."""
-        found = list(self._units)
-        if len(self._units) > self._options.num_bodies:
-            priors = priors_of(ranked)
-            found = [one.unit for one in ranked[: self._options.num_lexical]]
-            found += await self._in_chunks(await self._opened(priors, judge), priors, judge)
-        bodies = list({unit.place: unit for unit in found}.values())[: self._options.num_bodies]
+        options = self._options
+        found = [one.unit for one in ranked]  # first, so that a budget which runs out cuts off the others
+        if len(self._units) <= max(options.num_whole, options.num_bodies):
+            found, num_bodies = [*found, *self._units], len(self._units)
+        else:
+            priors, num_bodies = priors_of(ranked), options.num_bodies
+            chunks = await self._opened(priors, judge)
+            found = [*found[: options.num_lexical], *await self._in_chunks(chunks, priors, judge)]
+        bodies = list({unit.place: unit for unit in found}.values())[:num_bodies]
         return await judge.judge([body_of(unit) for unit in bodies])
 
     async def _opened(self, priors: Mapping[str, float], judge: Judge) -> list[Piece]:

@@ -53,13 +53,14 @@ class Variant:
     with_prior: bool = True  # what the words say
 
 
-_FLAT = Options(beam=_NO_LIMIT, num_bodies=_NO_LIMIT)  # opens all, and judges every body
+_FLAT = Options(num_whole=_NO_LIMIT)
 VARIANTS: Mapping[str, Variant] = {
     "descent": Variant(),
     "empty": Variant(calibration="empty"),
     "shuffled": Variant(calibration="shuffled"),
     "both": Variant(calibration="both"),
-    "narrow": Variant(Options(beam=3, width=12, num_chunks=48, num_bodies=20, num_lexical=6)),
+    "chunks": Variant(Options(num_whole=0)),
+    "narrow": Variant(Options(num_whole=0, num_chunks=48, num_bodies=20, num_lexical=6)),
     "no-prior": Variant(with_prior=False),
     "depth-2": Variant(recurrence_depth=2),
     "flat": Variant(_FLAT),
