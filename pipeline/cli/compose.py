@@ -215,7 +215,7 @@ def pull_model(settings: Settings, emit: Emit) -> None:
 
 def _token_progress(emit: Emit) -> Callable[[int, int, int], None]:
     def tell(num_done: int, num_total: int, num_tokens: int) -> None:
-        data = {"stage": "draft", "done": num_done, "total": num_total, "unit": "drafts"}
-        emit(Event(Action.PROGRESS, f"drafting, {num_tokens} tokens so far", data))
+        data = {"stage": "draft", "done": num_done, "total": num_total, "unit": "answers"}
+        emit(Event(Action.PROGRESS, f"the model answers, {num_tokens} tokens so far", data))
 
     return tell
