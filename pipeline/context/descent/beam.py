@@ -49,12 +49,16 @@ class Descender:
         Of cards at each level, where it has more nodes than the beam opens, `width` or as many as there are.
         """
         num_units, num_chunks, options = len(self._units), len(self._chunks), self._options
-        if num_units <= max(options.num_whole, options.num_bodies):
+        if self._is_judged_whole:
             return num_units
         cards = 0
         if num_chunks > options.num_chunks:
             cards = sum(min(num, options.width) for num in self._level_sizes() if num > options.beam)
         return cards + min(num_chunks, options.num_chunks) + options.num_bodies
+
+    @property
+    def _is_judged_whole(self) -> bool:
+        return len(self._units) <= max(self._options.num_whole, self._options.num_bodies)
 
     def _level_sizes(self) -> list[int]:
         sizes, level = [], self._inner([self._tree.root])
@@ -67,7 +71,7 @@ class Descender:
         """Judge cards level by level, then chunks, then bodies; return the bodies' scores by their places."""
         options = self._options
         found = [one.unit for one in ranked]  # first, so that a budget which runs out cuts off the others
-        if len(self._units) <= max(options.num_whole, options.num_bodies):
+        if self._is_judged_whole:
             found, num_bodies = [*found, *self._units], len(self._units)
         else:
             priors, num_bodies = priors_of(ranked), options.num_bodies
