@@ -18,9 +18,9 @@ from pipeline.exceptions import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.account import Event
     from pipeline.cli.inputs import Flags
     from pipeline.context.reading import Answer, Span
-    from pipeline.context.reading_trace import Event
 
 READING = "The reading"
 

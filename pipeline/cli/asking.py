@@ -16,9 +16,9 @@ from pipeline.runs import write_atomically
 from pipeline.telemetry import Action, Emit, Event
 
 if TYPE_CHECKING:
+    from pipeline.account import Event as ReadingEvent
     from pipeline.ask.reader import Book, Choice, Desk
     from pipeline.config import Settings
-    from pipeline.context import reading_trace
     from pipeline.context.reading import Answer
 
 
@@ -38,7 +38,7 @@ class Told(NamedTuple):
     """What came of it, and how."""
 
     answer: Answer
-    events: Sequence[reading_trace.Event]
+    events: Sequence[ReadingEvent]
 
 
 def new_reading() -> Path:
