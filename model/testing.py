@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model import families
+from model.config import LoopedConfig, MoeConfig
+
+if TYPE_CHECKING:
+    from model.network import LoopedNetwork
 
 _SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _CHAT_TEMPLATE = (
@@ -79,3 +87,57 @@ def _save_tokenizer(path: Path, model_max_length: int) -> None:
         chat_template=_CHAT_TEMPLATE,
         model_max_length=model_max_length,
     ).save_pretrained(path)
+
+
+def tiny_config(family: str, **changes: Any) -> LoopedConfig:
+    """Return a family's preset at a size that runs in milliseconds: width 64, 259 tokens, 1 or 2 core layers.
+
+    `changes` replace fields of the result.
+    """
+    has_ends = family in ("huginn", "parcae", "retrofit", "training-free", "mor")
+    sizes = families.Sizes(
+        vocab_size=256 + len(_SPECIAL_TOKENS),
+        hidden_size=64,
+        intermediate_size=96,
+        num_attention_heads=2,
+        num_key_value_heads=2 if family in ("ouro", "huginn", "parcae", "universal-transformer") else 1,
+        head_dim=32,
+        num_prelude_layers=1 if has_ends else 0,
+        num_core_layers=1 if family == "universal-transformer" else 2,
+        num_coda_layers=1 if has_ends else 0,
+        max_position_embeddings=512,
+        recurrence_depth=2 if family == "iquest-loop" else 1 if family == "training-free" else 3,
+        max_recurrence_depth=3 if family in ("iquest-loop", "mor") else 4,
+    )
+    extras: dict[str, dict[str, Any]] = {
+        "iquest-loop": {"window_size": 4},
+        "moeut": {
+            "moe": MoeConfig(
+                num_experts=6,
+                expert_size=16,
+                num_experts_per_token=2,
+                num_attention_experts=3,
+                num_attention_experts_per_token=2,
+            )
+        },
+    }
+    return replace(families.PRESETS[family](sizes, **extras.get(family, {})), **changes)
+
+
+def tiny_network(config: LoopedConfig, *, seed: int = 0) -> LoopedNetwork:
+    """Return the network of `config` in float32; the same arguments give the same random weights.
+
+    Drawn wider than for training, so that every layer, pass and position shows in the logits.
+    """
+    import torch
+
+    from model.network import LoopedNetwork
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        network = LoopedNetwork(config).eval().requires_grad_(False)
+        for name, parameter in network.named_parameters():
+            is_norm = name.endswith("norm.weight") or "layernorm" in name
+            mean, std = (1.0, 0.1) if is_norm and name.endswith("weight") else (0.0, 0.12)
+            parameter.normal_(mean, std)
+    return network

@@ -1,0 +1,142 @@
+"""Which rows run each pass, and which state of a row is taken: depth, exits, halting means and routers
+together.
+
+The reference network and the server drive their passes with this; they differ in how they run the core.
+Shapes: T rows of a batch, A rows of a pass, D the width of the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from model.exits import ExitRequest, Exits
+from model.parts import LoopParts
+
+_CHOSEN_ABOVE = (
+    0.5  # of a router's sigmoid: what an auxiliary loss teaches it to mean "chosen" (arXiv 2507.10524)
+)
+
+
+class Halting:
+    """The rows of one forward pass on their way through the core."""
+
+    def __init__(
+        self, parts: LoopParts, exits_T: Sequence[ExitRequest], depth_T: torch.Tensor, state_TD: torch.Tensor
+    ) -> None:
+        self._parts = parts
+        config = parts.config
+        if config.kv_policy == "first_then_shared":  # a row that left earlier would leave slots empty
+            exits_T = [replace(one, min_depth=max(one.min_depth, config.num_shared_slots)) for one in exits_T]
+        self._exits = Exits(exits_T, depth_T.device)
+        self._mean = HaltingMean(exits_T, depth_T, state_TD) if config.gate == "act" else None
+        # With a slot for each pass a row goes on after its state was taken, so that its slots are what
+        # training had.
+        self._leaves_at_exit = config.kv_policy != "depth_indexed"
+        self._to_run_T = depth_T.clone()
+        self._taken_TD: torch.Tensor | None = None
+        self._has_stopped_T = torch.zeros_like(depth_T, dtype=torch.bool)
+        self.depth_T = depth_T.clone()  # passes after which each row's state was taken
+
+    @property
+    def is_fixed(self) -> bool:
+        """Return whether each row runs exactly its depth, whatever comes out."""
+        return self._exits.is_idle and self._parts.config.gate not in ("act", "expert_choice")
+
+    def rows(self, pass_index: int, state_TD: torch.Tensor) -> torch.Tensor:
+        """Return the rows that run this pass, in the order of the batch (A,)."""
+        rows_A = (self._to_run_T > pass_index).nonzero().squeeze(-1)
+        if self._parts.config.gate != "expert_choice":
+            return rows_A
+        score_A = torch.sigmoid(self._parts.routers[pass_index](state_TD[rows_A])).squeeze(-1)
+        dropped_A = rows_A[score_A <= _CHOSEN_ABOVE]  # for good: later passes choose among the chosen
+        self._to_run_T[dropped_A] = pass_index
+        self.depth_T[dropped_A] = pass_index
+        return rows_A[score_A > _CHOSEN_ABOVE]
+
+    def after_pass(
+        self,
+        pass_index: int,
+        rows_A: torch.Tensor,
+        before_AD: torch.Tensor,
+        after_AD: torch.Tensor,
+        read_out: Callable[[torch.Tensor], torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the rows' states after the pass (A, D), and the rows that stop with it (N,)."""
+        if self._parts.config.gate == "expert_choice":
+            weight_A = self._parts.routing_weight(before_AD, pass_index)
+            after_AD = before_AD + weight_A[:, None] * after_AD
+        hazard_A = self._parts.hazard(after_AD)
+        if self._mean is not None:
+            assert hazard_A is not None
+            after_AD, stops_A = self._mean.add(pass_index, rows_A, before_AD, after_AD, hazard_A)
+        elif self._exits.is_idle:
+            return after_AD, rows_A[:0]
+        else:
+            stops_A = self._exits.after_pass(pass_index, rows_A, before_AD, after_AD, hazard_A, read_out)
+        return after_AD, self._note(pass_index, rows_A, after_AD, stops_A & ~self._has_stopped_T[rows_A])
+
+    def _note(
+        self, pass_index: int, rows_A: torch.Tensor, after_AD: torch.Tensor, stops_A: torch.Tensor
+    ) -> torch.Tensor:
+        newly_N = rows_A[stops_A]
+        self._has_stopped_T[newly_N] = True
+        self.depth_T[newly_N] = pass_index + 1
+        if self._leaves_at_exit:
+            self._to_run_T[newly_N] = pass_index + 1
+        else:
+            if self._taken_TD is None:
+                self._taken_TD = after_AD.new_zeros(len(self.depth_T), after_AD.shape[-1])
+            self._taken_TD[newly_N] = after_AD[stops_A]
+        return newly_N
+
+    def result(self, state_TD: torch.Tensor) -> torch.Tensor:
+        """Return the state that is taken of each row (T, D), given the last ones."""
+        if self._mean is not None:
+            return self._mean.sum_TD
+        if self._taken_TD is None:
+            return state_TD
+        return torch.where(self._has_stopped_T[:, None], self._taken_TD, state_TD)
+
+
+class HaltingMean:
+    """Adaptive computation time: the mean of a row's states, weighted by its probabilities to halt at each.
+
+    The weights of a row add up to 1: the pass that reaches the threshold, or the last one, gets what is left.
+    A row that has halted keeps its state (arXiv 1807.03819, 1603.08983).
+    """
+
+    def __init__(self, exits_T: Sequence[ExitRequest], depth_T: torch.Tensor, state_TD: torch.Tensor) -> None:
+        device = state_TD.device
+        threshold = [
+            one.threshold if one.rule == "act" else 2.0 for one in exits_T
+        ]  # 2: at the last pass only
+        self._threshold_T = torch.tensor(threshold, device=device)
+        self._min_depth_T = torch.tensor([one.min_depth for one in exits_T], device=device)
+        self._depth_T = depth_T
+        self._spent_T = torch.zeros(len(state_TD), device=device)
+        self._is_halted_T = torch.zeros(len(state_TD), dtype=torch.bool, device=device)
+        self.sum_TD = torch.zeros_like(state_TD)
+
+    def add(
+        self,
+        pass_index: int,
+        rows_A: torch.Tensor,
+        before_AD: torch.Tensor,
+        after_AD: torch.Tensor,
+        halting_A: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the rows' states (A, D), those of halted rows as they were, and which rows halt now (A,)."""
+        was_halted_A = self._is_halted_T[rows_A]
+        spent_A = self._spent_T[rows_A]
+        is_reached_A = (spent_A + halting_A >= self._threshold_T[rows_A]) & (
+            pass_index + 1 >= self._min_depth_T[rows_A]
+        )
+        halts_A = (is_reached_A | (pass_index + 1 >= self._depth_T[rows_A])) & ~was_halted_A
+        weight_A = torch.where(halts_A, 1.0 - spent_A, halting_A).masked_fill(was_halted_A, 0.0)
+        self._spent_T[rows_A] = spent_A + weight_A
+        self.sum_TD[rows_A] += weight_A[:, None].to(after_AD) * after_AD
+        self._is_halted_T[rows_A] = was_halted_A | halts_A
+        return torch.where(was_halted_A[:, None], before_AD, after_AD), halts_A
