@@ -26,6 +26,16 @@ def computes_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return bool(_cpu_flags(cpuinfo) & _BFLOAT16_FLAGS)
 
 
+def computing_dtype(dtype: str, is_quantised: bool, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return what a checkpoint of this dtype computes in: its own, unless vLLM cannot do that on this CPU.
+
+    With AMX it multiplies int8 weights by a kernel that takes no float32, and dies at the first prompt.
+    """
+    if dtype == "float32" and is_quantised and "amx_tile" in _cpu_flags(cpuinfo):
+        return "bfloat16"
+    return "float32" if dtype == "bfloat16" and not computes_bfloat16(cpuinfo) else dtype
+
+
 def _cpu_flags(cpuinfo: Path) -> frozenset[str]:
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")

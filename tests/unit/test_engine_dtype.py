@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.provision.cpu import computes_bfloat16
+from model.provision.cpu import computes_bfloat16, computing_dtype
 from workers.engine.settings import EngineSettings
 
 
@@ -26,3 +26,20 @@ def test_a_dtype_that_is_asked_for_is_used(tmp_path: Path) -> None:
 def test_native_bfloat16_is_read_from_the_cpus_flags(tmp_path: Path, flags: str, expected: bool) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags}\n")
     assert computes_bfloat16(tmp_path / "cpuinfo") is expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype", "is_quantised", "expected"),
+    [
+        ("avx512_vnni", "float32", True, "float32"),
+        ("avx512_vnni amx_bf16 amx_tile amx_int8", "float32", True, "bfloat16"),
+        ("avx512_vnni amx_bf16 amx_tile amx_int8", "float32", False, "float32"),
+        ("avx512_vnni amx_bf16 amx_tile amx_int8", "bfloat16", False, "bfloat16"),
+        ("avx512_vnni", "bfloat16", False, "float32"),
+    ],
+)
+def test_int8_computes_in_bfloat16_where_the_cpus_kernel_takes_no_float32(
+    tmp_path: Path, flags: str, dtype: str, is_quantised: bool, expected: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags}\n")
+    assert computing_dtype(dtype, is_quantised, tmp_path / "cpuinfo") == expected

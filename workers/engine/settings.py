@@ -42,15 +42,14 @@ class EngineSettings:
         return replace(self, model_path=str(path), loop=self._loop(config), dtype=self._dtype(config))
 
     def _dtype(self, config: dict) -> str:
-        # vLLM's own "auto" turns a float32 checkpoint into bfloat16, which most CPUs emulate.
-        from model.provision.cpu import computes_bfloat16
+        from model.provision.cpu import computing_dtype
         from workers.engine.environment import is_cpu_build
 
         if self.dtype != "auto":
             return self.dtype
+        # vLLM's own "auto" turns a float32 checkpoint into bfloat16, which most CPUs emulate.
         dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
-        emulated = dtype == "bfloat16" and is_cpu_build() and not computes_bfloat16()
-        return "float32" if emulated else dtype
+        return computing_dtype(dtype, "quantization_config" in config) if is_cpu_build() else dtype
 
     def _loop(self, config: dict) -> LoopConfig | None:
         from model.loop import LoopConfig
