@@ -72,7 +72,11 @@ async def answered(inquiry: Inquiry, settings: Settings, folder: Path, emit: Emi
     from pipeline.cli.home import scores_path
     from pipeline.context.reading_trace import Trace
 
-    trace = Trace(folder / "trace.jsonl")
+    def tell(event: ReadingEvent) -> None:
+        data = {"stage": "read", "done": event.event_id + 1, "unit": "steps"}
+        emit(Event(Action.PROGRESS, f"reading: {event.title}", data))
+
+    trace = Trace(folder / "trace.jsonl", tell)
     desk = Desk(folder=folder, scores=scores_path(), settings=settings, trace=trace, emit=emit)
     async with AsyncExitStack() as stack:
         if inquiry.with_model:  # it starts while the source is gathered

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,10 +17,11 @@ _MAX_TEXT_CHARS = 2000
 
 
 class Trace:
-    """Takes the events of one reading. Without a file they are only kept in memory."""
+    """Takes the events of one reading, and tells each. Without a file they are only kept in memory."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, tell: Callable[[Event], None] | None = None) -> None:
         self._path = path
+        self._tell = tell
         self._ids = itertools.count()
         self.events: list[Event] = []
 
@@ -56,6 +57,8 @@ class Trace:
         if self._path:
             with self._path.open("a", encoding="utf-8", errors="replace") as file:
                 file.write(json.dumps(asdict(event)) + "\n")
+        if self._tell:
+            self._tell(event)
         return event.event_id
 
     def children(self, parent: int | None) -> Iterator[Event]:

@@ -15,11 +15,12 @@ from pipeline.ask.page import render_reading
 from pipeline.ask.reader import Desk, opened, read
 from pipeline.ask.source import gather
 from pipeline.cli.app import app
+from pipeline.cli.asking import Inquiry, answered, new_reading
 from pipeline.config import Settings
 from pipeline.context.reading import Answer, Ending, Span, Spend
 from pipeline.context.reading_trace import Trace
 from pipeline.exceptions import InputError
-from pipeline.telemetry import discard
+from pipeline.telemetry import Action, discard
 from pipeline.testing import ScriptedGenerator
 
 _CODE = "def ship(box):\n    return send(box)\n\n\ndef weigh(box):\n    return box.grams\n"
@@ -253,6 +254,19 @@ class TestAccount:
 
 
 class TestCommand:
+    async def test_what_is_being_read_is_told_while_it_is(self, tmp_path, shop):
+        inquiry = Inquiry(
+            paths=(str(shop),), question="ship?", tier="lexical", with_model=False, recurrence_depth=1
+        )
+        told = []
+
+        await answered(inquiry, Settings(), new_reading(), told.append)
+
+        steps = [(one.message, one.data) for one in told if one.action is Action.PROGRESS]
+        assert steps == [
+            ("reading: tier lexical: no model is asked", {"stage": "read", "done": 1, "unit": "steps"})
+        ]
+
     def test_places_are_printed_and_kept(self, home, shop):
         result = CliRunner().invoke(app, ["ask", str(shop), "-q", "weigh", "--places-only"])
 

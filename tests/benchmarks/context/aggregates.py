@@ -145,18 +145,16 @@ def book_of(source: Snapshot, cache: PartCache) -> tuple[Book, list[ast.Module]]
 async def answers(
     origins: Sequence[Origin], tiers: Sequence[Choice], library: Library, work: Path, desk: Desk
 ) -> AsyncIterator[Answered]:
-    """Yield what each tier says to each question, all questions of a repository at once."""
+    """Yield what each tier says to each question as it ends, a tier's questions on a repository at once."""
     for origin in origins:
         book, modules = book_of(library.tree(origin), PartCache(work / "parts.sqlite"))
-        asked = [(tier, one) for tier in tiers for one in AGGREGATES]
-        found = await asyncio.gather(
-            *(
+        for tier in tiers:
+            asked = [
                 _answered(origin.project, tier, one, book, one.truth(modules), work, desk)
-                for tier, one in asked
-            )
-        )
-        for answered in found:
-            yield answered
+                for one in AGGREGATES
+            ]
+            for ended in asyncio.as_completed(asked):
+                yield await ended
 
 
 async def _answered(
@@ -202,7 +200,8 @@ async def _run(options: argparse.Namespace) -> list[Answered]:
     work = options.work
     library = Library(folder=work, sdists=work / "sdists", clone_cache=work / "clones", index=Index())
     origins = {case.source.project: case.source for case in load_cases(CASES)}
-    settings = Settings.model_validate({"model": options.model})
+    reading = {"wall_seconds": options.wall_seconds}
+    settings = Settings.model_validate({"model": options.model, "reading": reading})
     sandbox, _ = await sandbox_edges(settings, discard)
     found = []
     try:
@@ -219,7 +218,10 @@ async def _run(options: argparse.Namespace) -> list[Answered]:
             chosen = [origins[name] for name in options.projects]
             async for one in answers(chosen, options.tiers, library, work, desk):
                 found.append(one)
-                print(f"{one.project} {one.tier} {one.name}: {one.is_right}", file=sys.stderr, flush=True)
+                told = (
+                    f"{one.project} {one.tier} {one.name}: {one.is_right}, {one.ending}, {one.seconds:.0f} s"
+                )
+                print(told, file=sys.stderr, flush=True)
     finally:
         await sandbox.close()
     return found
@@ -233,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tiers", nargs="+", choices=get_args(Choice), default=["lexical", "fold", "recursive"]
     )
+    parser.add_argument("--wall-seconds", type=float, default=240.0, help="of an answer at most")
     parser.add_argument(
         "--work", type=Path, required=True, help="source archives, finished completions, traces"
     )
