@@ -333,3 +333,18 @@ async def test_an_error_carries_its_type_and_the_line_of_the_cell(
     assert (end.done.error.type, end.done.error.line) == (kind, line)
     assert end.done.final is None
     assert again.done is not None
+
+
+async def test_a_class_body_sees_the_input_and_builtins_and_no_other_name() -> None:
+    session = Session(_start(BubblewrapSandbox()), 60.0)
+    try:
+        seen = await session.run("class A:\n    size = len(context)\nprint(A.size)", _serve)
+        unseen = await session.run("class B:\n    size = nowhere", _serve)
+    finally:
+        await session.close()
+    assert seen.done is not None
+    assert (seen.done.error, seen.done.has_read) == (None, True)
+    assert int(seen.done.output.head) > 0
+    assert unseen.done is not None
+    assert unseen.done.error is not None
+    assert unseen.done.error.type == "NameError"

@@ -198,7 +198,7 @@ class Names(dict[str, Any]):
     """The cells' variables. Beneath lie the REPL's own names: what covers one is dropped before each cell."""
 
     def __init__(self, data: dict[str, Any]) -> None:
-        super().__init__(__name__="__main__", __builtins__=builtins)
+        super().__init__(__name__="__main__", __builtins__=_Last(vars(builtins), self))
         self.beneath = dict(data)
         self.data = {name for name, value in data.items() if name != "question" and value not in ("", [])}
         self.has_read = False
@@ -217,6 +217,17 @@ class Names(dict[str, Any]):
     def own(self) -> dict[str, Any]:
         """Return the variables that cells have made."""
         return {name: value for name, value in self.items() if not name.startswith("__")}
+
+
+class _Last(dict[str, Any]):
+    """The builtins, and beneath them the REPL's own names: a class body asks nothing else for a name."""
+
+    def __init__(self, data: dict[str, Any], names: Names) -> None:
+        super().__init__(data)
+        self._names = names
+
+    def __missing__(self, name: str) -> Any:
+        return self._names.__missing__(name)
 
 
 class Bounded(io.RawIOBase):
