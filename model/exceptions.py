@@ -2,6 +2,7 @@
 
 ModelError
 ├── LoopConfigError       loop settings that do not describe a loop, or not one of this checkpoint
+├── CheckpointError       a checkpoint whose config or tensors are not what its family's are
 ├── DepthError            a request asks for a recurrence depth that cannot be served
 └── EngineSetupError      the engine was started in a way that a looped model cannot run in
 """
@@ -17,6 +18,10 @@ class ModelError(Exception):
 
 class LoopConfigError(ModelError, ValueError):
     """The loop settings contradict themselves or the checkpoint."""
+
+
+class CheckpointError(ModelError, ValueError):
+    """A checkpoint's config or tensors are not what its architecture says, or set what is not implemented."""
 
 
 class DepthError(ModelError, ValueError):

@@ -109,16 +109,10 @@ def parcae(sizes: Sizes) -> LoopedConfig:
 def retrofit(sizes: Sizes, *, block: BlockConfig | None = None) -> LoopedConfig:
     """Layers of a dense donor as prelude, core and coda, an adapter before the core (arXiv 2511.07384).
 
-    `block` is the donor's; without it, that of a Llama.
+    `block` is the donor's; without it, that of a Llama. Unlike in Huginn no norm stands before the coda, so
+    that one pass with an adapter that takes the input alone is the donor's own stack.
     """
-    return _config(
-        "retrofit",
-        sizes,
-        block or _block(sizes),
-        injection="linear",
-        state_init="noise",
-        norms_core_output=True,
-    )
+    return _config("retrofit", sizes, block or _block(sizes), injection="linear", state_init="noise")
 
 
 def training_free(sizes: Sizes, *, block: BlockConfig | None = None, **loop: Any) -> LoopedConfig:

@@ -89,6 +89,20 @@ def _save_tokenizer(path: Path, model_max_length: int) -> None:
     ).save_pretrained(path)
 
 
+def make_tiny_checkpoint(family: str, path: Path, *, seed: int = 0, **changes: Any) -> Path:
+    """Write a random float32 checkpoint of a looped family, in its published layout, with a byte tokenizer.
+
+    Families without released weights get this project's own layout. `changes` replace fields of the config.
+    """
+    from model.checkpoints.loading import save_checkpoint
+
+    config = tiny_config(family, **changes)
+    token_ids = {"bos_token_id": None, "eos_token_id": 258, "pad_token_id": 256}
+    save_checkpoint(tiny_network(config, seed=seed), path, token_ids=token_ids)
+    _save_tokenizer(path, config.max_position_embeddings)
+    return path
+
+
 def tiny_config(family: str, **changes: Any) -> LoopedConfig:
     """Return a family's preset at a size that runs in milliseconds: width 64, 259 tokens, 1 or 2 core layers.
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 # The header's length must be known before the first tensor; a tensor's entry takes about 120 bytes.
 _HEADER_BYTES = 1 << 20
-_DTYPE_NAMES = {"torch.float32": "F32", "torch.bfloat16": "BF16", "torch.int8": "I8"}
+_DTYPE_NAMES = {
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.int8": "I8",
+}
 
 
 def write_safetensors(path: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
