@@ -172,6 +172,23 @@ class LoopedConfig:
             self.later_attention != "gated_window" or self.kv_policy not in ("single", "single_restored"),
             "gated_window attention reads the first pass's keys beside its own: one slot cannot hold both",
         )
+        _require(self.num_shared_slots >= 1, "first_then_shared needs a slot")
+        _require(
+            self.later_attention != "gated_window" or self.num_slots() > 1 or self.max_recurrence_depth == 1,
+            "gated_window attention needs a slot beside the first pass's",
+        )
+        _require(
+            self.later_attention != "shared" or self.kv_policy == "depth_indexed",
+            "with shared attention later passes write nothing: no other kv_policy has a meaning",
+        )
+        _require(
+            self.gate not in ("token_choice", "expert_choice") or self.kv_policy == "depth_indexed",
+            "a router's tokens attend to those that went as deep: its kv_policy is depth_indexed",
+        )
+        _require(
+            self.gate in ("none", "hazard") or (self.step_rule == "plain" and self.loop_order == "model"),
+            "routers and halting means choose among whole, plain passes",
+        )
         _require(
             self.injection == "none" or self.state_init != "input",
             "what is injected is the state already: give it another state_init",

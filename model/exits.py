@@ -21,7 +21,15 @@ _TINY = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class ExitRequest:
-    """What one request asks for: a rule, its threshold, and the passes that are run in any case."""
+    """What one request asks for: a rule, its threshold, and the passes that are run in any case.
+
+    A row stops after the first pass in which
+        hazard: the probability to have stopped by now reaches the threshold; 1 never does
+        act: the halting probabilities add up to the threshold; 1 never does
+        latent: the state changed by less than this share of its length; 0 never
+        kl: the read-out moved by less than this many nats; 0 never
+        argmax: the likeliest token has been the same for so many passes after its first
+    """
 
     rule: ExitRule = "none"
     threshold: float = 1.0

@@ -159,14 +159,15 @@ def mor(sizes: Sizes, *, is_expert_choice: bool = True) -> LoopedConfig:
     2507.10524).
 
     Keys are kept by recursion: a token attends to those that went as deep. `later_attention` "shared" is the
-    paper's other cache, in which all recursions read the first one's.
+    paper's other cache, in which all recursions read the first one's. Of the published code's variants:
+    linear routers, sigmoid and 0.1 with expert choice (its auxiliary loss), softmax and 1 with token choice.
     """
     return _config(
         "mor",
         sizes,
         _block(sizes),
         gate="expert_choice" if is_expert_choice else "token_choice",
-        router_scale=0.1,
+        router_scale=0.1 if is_expert_choice else 1.0,
     )
 
 

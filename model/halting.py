@@ -7,6 +7,7 @@ Shapes: T rows of a batch, A rows of a pass, D the width of the state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -15,9 +16,8 @@ import torch
 from model.exits import ExitRequest, Exits
 from model.parts import LoopParts
 
-_CHOSEN_ABOVE = (
-    0.5  # of a router's sigmoid: what an auxiliary loss teaches it to mean "chosen" (arXiv 2507.10524)
-)
+# Of a router's sigmoid: what an auxiliary loss teaches it to mean "chosen" (arXiv 2507.10524).
+_CHOSEN_FROM = 0.5
 
 
 class Halting:
@@ -31,10 +31,13 @@ class Halting:
         if config.kv_policy == "first_then_shared":  # a row that left earlier would leave slots empty
             exits_T = [replace(one, min_depth=max(one.min_depth, config.num_shared_slots)) for one in exits_T]
         self._exits = Exits(exits_T, depth_T.device)
+        self._input_TD = state_TD
+        if config.gate == "token_choice":
+            depth_T = depth_T.minimum(parts.chosen_depth(state_TD))
         self._mean = HaltingMean(exits_T, depth_T, state_TD) if config.gate == "act" else None
         # With a slot for each pass a row goes on after its state was taken, so that its slots are what
-        # training had.
-        self._leaves_at_exit = config.kv_policy != "depth_indexed"
+        # training had. Where later passes write none, there is nothing to go on for.
+        self._leaves_at_exit = config.kv_policy != "depth_indexed" or config.later_attention == "shared"
         self._to_run_T = depth_T.clone()
         self._taken_TD: torch.Tensor | None = None
         self._has_stopped_T = torch.zeros_like(depth_T, dtype=torch.bool)
@@ -51,10 +54,10 @@ class Halting:
         if self._parts.config.gate != "expert_choice":
             return rows_A
         score_A = torch.sigmoid(self._parts.routers[pass_index](state_TD[rows_A])).squeeze(-1)
-        dropped_A = rows_A[score_A <= _CHOSEN_ABOVE]  # for good: later passes choose among the chosen
+        dropped_A = rows_A[score_A < _CHOSEN_FROM]  # for good: later passes choose among the chosen
         self._to_run_T[dropped_A] = pass_index
         self.depth_T[dropped_A] = pass_index
-        return rows_A[score_A > _CHOSEN_ABOVE]
+        return rows_A[score_A >= _CHOSEN_FROM]
 
     def after_pass(
         self,
@@ -96,6 +99,9 @@ class Halting:
         """Return the state that is taken of each row (T, D), given the last ones."""
         if self._mean is not None:
             return self._mean.sum_TD
+        if self._parts.config.gate == "token_choice":
+            weight_T = self._parts.chosen_weight(self._input_TD)
+            return self._input_TD + weight_T[:, None] * state_TD
         if self._taken_TD is None:
             return state_TD
         return torch.where(self._has_stopped_T[:, None], self._taken_TD, state_TD)
@@ -104,15 +110,16 @@ class Halting:
 class HaltingMean:
     """Adaptive computation time: the mean of a row's states, weighted by its probabilities to halt at each.
 
-    The weights of a row add up to 1: the pass that reaches the threshold, or the last one, gets what is left.
-    A row that has halted keeps its state (arXiv 1807.03819, 1603.08983).
+    The weights of a row are at least 0 and add up to 1: the pass that reaches the threshold, or the last one,
+    gets what is left. A row that has halted keeps its state. A threshold of 1 lets no row halt before its
+    depth. The probability of a pass is read from the state after it (arXiv 1603.08983); the listing in
+    1807.03819 reads it from the state before.
     """
 
     def __init__(self, exits_T: Sequence[ExitRequest], depth_T: torch.Tensor, state_TD: torch.Tensor) -> None:
         device = state_TD.device
-        threshold = [
-            one.threshold if one.rule == "act" else 2.0 for one in exits_T
-        ]  # 2: at the last pass only
+        may_halt_T = [one.rule == "act" and one.threshold < 1.0 for one in exits_T]
+        threshold = [one.threshold if may else math.inf for one, may in zip(exits_T, may_halt_T, strict=True)]
         self._threshold_T = torch.tensor(threshold, device=device)
         self._min_depth_T = torch.tensor([one.min_depth for one in exits_T], device=device)
         self._depth_T = depth_T
@@ -135,7 +142,8 @@ class HaltingMean:
             pass_index + 1 >= self._min_depth_T[rows_A]
         )
         halts_A = (is_reached_A | (pass_index + 1 >= self._depth_T[rows_A])) & ~was_halted_A
-        weight_A = torch.where(halts_A, 1.0 - spent_A, halting_A).masked_fill(was_halted_A, 0.0)
+        left_A = 1.0 - spent_A  # 0 for a row that has spent its weight but has to go on
+        weight_A = torch.where(halts_A, left_A, halting_A.minimum(left_A)).masked_fill(was_halted_A, 0.0)
         self._spent_T[rows_A] = spent_A + weight_A
         self.sum_TD[rows_A] += weight_A[:, None].to(after_AD) * after_AD
         self._is_halted_T[rows_A] = was_halted_A | halts_A

@@ -128,14 +128,21 @@ class LoopParts(nn.Module):
         return self.final_norm(moved_AD) if self.config.norms_each_pass else moved_AD
 
     def leave(
-        self, state_TD: torch.Tensor, first_TD: torch.Tensor | None, depth_T: torch.Tensor
+        self, state_TD: torch.Tensor, natural_TD: torch.Tensor | None, depth_T: torch.Tensor
     ) -> torch.Tensor:
-        """Return what the coda reads, given the last state and the first pass's output."""
+        """Return what the coda reads, given the last state.
+
+        `natural_TD` is what the core made of its first input, before the step rule: the plain model's.
+        """
         if self.config.step_rule == "damped_anchored":
-            assert first_TD is not None, "an anchored step needs the first pass"
-            anchored_TD = torch.lerp(state_TD, first_TD, self.config.anchor_weight)
+            assert natural_TD is not None, "an anchored step needs the first pass"
+            anchored_TD = torch.lerp(state_TD, natural_TD, self.config.anchor_weight)
             # At depth 1 both are the plain model's, and stay it bit for bit.
-            state_TD = torch.where(depth_T[:, None] > 1, anchored_TD, first_TD)
+            state_TD = torch.where(depth_T[:, None] > 1, anchored_TD, natural_TD)
+        return self.core_exit(state_TD)
+
+    def core_exit(self, state_TD: torch.Tensor) -> torch.Tensor:
+        """Return what the coda reads of a state that no step rule anchors."""
         if self.config.norms_core_output:
             state_TD = self.final_norm(state_TD)
         return self.core_output(state_TD) if self.config.projects_core_output else state_TD
@@ -154,6 +161,10 @@ class LoopParts(nn.Module):
     def chosen_depth(self, input_TD: torch.Tensor) -> torch.Tensor:
         """Return the number of passes that a token-choice router gives to each token, int (T,)."""
         return self.router(input_TD).argmax(-1) + 1
+
+    def chosen_weight(self, input_TD: torch.Tensor) -> torch.Tensor:
+        """Return the weight (T,) with which a token-choice router adds a token's last state to its input."""
+        return self.config.router_scale * self.router(input_TD).softmax(-1).amax(-1)
 
     def routing_weight(self, state_AD: torch.Tensor, pass_index: int) -> torch.Tensor:
         """Return the weight of a pass for each row (A,), for a router that chooses tokens pass by pass.

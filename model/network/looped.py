@@ -24,8 +24,10 @@ from model.parts import LoopParts
 class Recorder(Protocol):
     """Sees what happens inside, for diagnostics."""
 
-    def layer(self, pass_index: int, layer: int, x_AD: torch.Tensor, probs_HAS: torch.Tensor) -> None:
-        """See the rows after a layer of the core, and how they attended."""
+    def layer(
+        self, pass_index: int, layer: int, rows_A: torch.Tensor, x_AD: torch.Tensor, probs_HAS: torch.Tensor
+    ) -> None:
+        """See the rows of a pass after a layer of the core, and how they attended."""
 
     def loop(
         self, pass_index: int, rows_A: torch.Tensor, before_AD: torch.Tensor, after_AD: torch.Tensor
@@ -109,11 +111,16 @@ class LoopedNetwork(nn.Module):
             recorder,
         )
         hidden_TD, stopped_T = self._core(loop, exit_request or self._default_exit())
-        coda = range(self.config.core_stop, self.config.num_layers)
-        hidden_TD = self._outer(coda, hidden_TD, positions_T, token_ids_T, cache)
+        read_TD = self.finish(hidden_TD, positions_T, token_ids_T, cache)
         cache.num_tokens += len(token_ids_T)
-        read_TD = self.parts.read_out(hidden_TD)
         return LoopOutput(self.logits(read_TD), read_TD, stopped_T)
+
+    def finish(
+        self, left_TD: torch.Tensor, positions_T: torch.Tensor, token_ids_T: torch.Tensor, cache: KVCache
+    ) -> torch.Tensor:
+        """Return what the head reads (T, D), given what left the core: the coda and the final norm."""
+        coda = range(self.config.core_stop, self.config.num_layers)
+        return self.parts.read_out(self._outer(coda, left_TD, positions_T, token_ids_T, cache))
 
     def logits(self, read_TD: torch.Tensor) -> torch.Tensor:
         """Return the logits (T, V) of what the head reads."""
@@ -145,8 +152,6 @@ class LoopedNetwork(nn.Module):
         depth_T = torch.as_tensor(given).expand(len(input_TD)).clone()
         if depth_T.min() < 1 or depth_T.max() > self.config.max_recurrence_depth:
             raise DepthError(f"depths must lie in 1..{self.config.max_recurrence_depth}, got {depth}")
-        if self.config.gate == "token_choice":
-            depth_T = depth_T.minimum(self.parts.chosen_depth(input_TD))
         return depth_T
 
     def _outer(
@@ -176,29 +181,32 @@ class LoopedNetwork(nn.Module):
     def _window(
         self, layers: list[int], loop: _Loop, exit_request: ExitRequest
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        state_TD, first_TD = loop.state_TD, loop.state_TD
+        state_TD, natural_TD = loop.state_TD, loop.state_TD
         halting = Halting(self.parts, [exit_request] * len(state_TD), loop.depth_T, state_TD)
         for pass_index in range(int(loop.depth_T.max())):
             rows_A = halting.rows(pass_index, state_TD)
             before_AD = state_TD[rows_A]
-            after_AD = self._pass(layers, loop, rows_A, before_AD, pass_index)
-            after_AD, stopped_N = halting.after_pass(pass_index, rows_A, before_AD, after_AD, self._logits_of)
+            moved_AD = self._pass(layers, loop, rows_A, before_AD, pass_index)
+            natural_TD = moved_AD if pass_index == 0 else natural_TD
+            after_AD = self.parts.step(before_AD, moved_AD, loop.depth_T[rows_A])
+            after_AD, _ = halting.after_pass(pass_index, rows_A, before_AD, after_AD, self._logits_of)
             if loop.recorder:
                 loop.recorder.loop(pass_index, rows_A, before_AD, after_AD)
             state_TD = state_TD.index_copy(0, rows_A, after_AD)
-            first_TD = state_TD if pass_index == 0 else first_TD
             if self.config.kv_policy == "last_exited":
-                self._fill_deeper_slots(layers, loop, stopped_N, pass_index)
+                left_N = rows_A[halting.depth_T[rows_A] == pass_index + 1]
+                self._fill_deeper_slots(layers, loop, left_N, pass_index)
             if self.config.kv_policy == "single_restored" and pass_index == 0:
-                natural = [(layer, loop.cache.read(layer, 0, loop.positions_T)) for layer in layers]
+                restored = [(layer, loop.cache.read(layer, 0, loop.positions_T)) for layer in layers]
         if self.config.kv_policy == "single_restored":
-            for layer, (keys_THK, values_THK) in natural:
+            for layer, (keys_THK, values_THK) in restored:
                 loop.cache.write(layer, 0, loop.positions_T, keys_THK, values_THK)
-        return self.parts.leave(halting.result(state_TD), first_TD, loop.depth_T), halting.depth_T
+        return self.parts.leave(halting.result(state_TD), natural_TD, loop.depth_T), halting.depth_T
 
     def _pass(
         self, layers: list[int], loop: _Loop, rows_A: torch.Tensor, state_AD: torch.Tensor, pass_index: int
     ) -> torch.Tensor:
+        """Return what the core makes of the rows' states (A, D), before the step rule."""
         positions_A, ids_A = loop.positions_T[rows_A], loop.token_ids_T[rows_A]
         x_AD = self.parts.pass_input(state_AD, loop.input_TD[rows_A], positions_A, pass_index)
         for layer in layers:
@@ -206,17 +214,16 @@ class LoopedNetwork(nn.Module):
                 x_AD, positions_A, pass_index, loop.cache, self._token_values(layer, ids_A)
             )
             if loop.recorder:
-                loop.recorder.layer(pass_index, layer, x_AD, probs_HAS)
-        return self.parts.step(state_AD, x_AD, loop.depth_T[rows_A])
+                loop.recorder.layer(pass_index, layer, rows_A, x_AD, probs_HAS)
+        return x_AD
 
     def _fill_deeper_slots(
-        self, layers: list[int], loop: _Loop, stopped_N: torch.Tensor, pass_index: int
+        self, layers: list[int], loop: _Loop, left_N: torch.Tensor, pass_index: int
     ) -> None:
         """Let deeper, later tokens find the last pass of a row that left."""
         for layer in layers:
             for deeper in range(pass_index + 1, self.config.num_slots()):
-                rows_N = stopped_N
-                loop.cache.copy(layer, pass_index, deeper, loop.positions_T[rows_N])
+                loop.cache.copy(layer, pass_index, deeper, loop.positions_T[left_N])
 
     def _logits_of(self, state_AD: torch.Tensor) -> torch.Tensor:
-        return self.logits(self.parts.read_out(state_AD))
+        return self.logits(self.parts.read_out(self.parts.core_exit(state_AD)))
