@@ -34,7 +34,7 @@ _COMMANDS = {
     "bench": _Entry(
         "pipeline.cli.bench:app", "Inject bugs into repositories, and measure how many are repaired."
     ),
-    "model": _Entry("pipeline.cli.model_commands:app", "Fetch, list, verify and find models."),
+    "model": _Entry("pipeline.cli.model_commands:app", "Fetch, list, verify and find models; plan for them."),
     "doctor": _Entry(
         "pipeline.cli.doctor:doctor", "Say what works on this machine, and how to mend what does not."
     ),

@@ -1,4 +1,4 @@
-"""`loopwright model`: fetch, list, verify and find models."""
+"""`loopwright model`: fetch, list, verify and find models; plan for them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from pipeline.cli import options
+from pipeline.cli.model_plan import plan
 from pipeline.exceptions import InputError, ModelUnavailableError
 
 if TYPE_CHECKING:
     from model.provision import Dtype, OnProgress, Progress
 
-app = typer.Typer(no_args_is_help=True, help="Fetch, list, verify and find models.")
+app = typer.Typer(no_args_is_help=True, help="Fetch, list, verify and find models; plan for them.")
+app.command()(plan)
 
 _PLAIN_SECONDS = 5.0  # between two lines of progress where stderr is no terminal
 _DEFAULT = "qwen2.5-coder-1.5b"
