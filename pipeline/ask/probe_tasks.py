@@ -1,4 +1,4 @@
-"""What the probe of a model asks: 12 small tasks for a REPL, and 20 yes/no items over a small repository.
+"""What the probe of a model asks: 12 small tasks for a REPL, and 10 questions over a small repository.
 
 Everything is made here, the same each time, so that two models, or two depths of one, can be compared.
 """
