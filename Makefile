@@ -6,7 +6,7 @@ PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-unit test-integration test-escape bench-sandbox bench-kills test-e2e real-cases lock clean
+.PHONY: help setup demo test lint test-unit test-loops test-integration test-escape bench-sandbox bench-kills test-e2e real-cases lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -27,6 +27,9 @@ lint: setup  ## style, types, import direction
 
 test-unit: setup  ## a minute or two; no model, no engine, no network
 	$(PYTEST) tests/unit
+
+test-loops: setup  ## what every looped decoder promises (T1 to T9), for every family on tiny networks
+	$(PYTEST) tests/unit/loops
 
 test-integration: setup  ## real sandboxes, Ray and vLLM on tiny checkpoints
 	$(PYTEST) --dist loadfile --no-loadscope-reorder tests/integration

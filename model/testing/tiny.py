@@ -1,4 +1,4 @@
-"""Tiny random checkpoints for tests, ours and yours: real Qwen2 layout, real tokenizer, made offline."""
+"""Tiny random checkpoints and networks: real Qwen2 layout, real tokenizer, made offline."""
 
 from __future__ import annotations
 
