@@ -47,13 +47,23 @@ def save_checkpoint(
     Raises:
         CheckpointError: the published layout cannot say what this network is.
     """
-    adapter = adapter_for(network.config)
-    config: dict[str, Any] = adapter.published_config()
-    config["dtype"] = str(network.embed_tokens.weight.dtype).removeprefix("torch.")
+    return write_checkpoint(network.config, network.state_dict(), folder, token_ids=token_ids)
+
+
+def write_checkpoint(
+    config: LoopedConfig,
+    tensors: Mapping[str, torch.Tensor],
+    folder: Path,
+    *,
+    token_ids: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write canonical tensors as `save_checkpoint` writes a network's."""
+    adapter = adapter_for(config)
+    published: dict[str, Any] = {**adapter.published_config(), **(token_ids or {})}
+    published["dtype"] = str(tensors["embed_tokens.weight"].dtype).removeprefix("torch.")
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**config, **(token_ids or {})}, indent=2)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-    write_safetensors(folder / "model.safetensors", adapter.published(network.state_dict()))
+    (folder / "config.json").write_text(json.dumps(published, indent=2) + "\n", encoding="utf-8")
+    write_safetensors(folder / "model.safetensors", adapter.published(tensors))
     return folder
 
 

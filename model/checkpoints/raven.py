@@ -1,7 +1,8 @@
 """Huginn, and dense models retrofitted with its recurrence: one config format (`huginn_raven`), two blocks.
 
 A retrofit keeps its donor's block, rotary positions and embedding scale, and puts no norm between core and
-coda. Its config does not name the donor; `DONOR_KEY` does where this project wrote it.
+coda. Its config does not name the donor; `DONOR_KEY` does where this project wrote it. Published ones have
+Llama and OLMo-2 as donors; for Qwen's, biases and norms stand where the same layout would put them.
 Sources: seal-rg/recurrent-pretraining and LoopedLMs/retrofitting-recurrence, raven_modeling_minimal*.py and
 convert_pretrained_model/convert_*.py.
 """
@@ -15,10 +16,16 @@ from typing import Any
 from model import families
 from model.checkpoints.keys import Keys
 from model.checkpoints.layout import Entry, Layout, one
-from model.config import LoopedConfig, RopeConfig
+from model.config import BlockConfig, LoopedConfig, RopeConfig
 from model.exceptions import CheckpointError
 
 DONOR_KEY = "loopwright_donor"
+_DONORS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "olmo2": {"norm_placement": "output", "qk_norm": "projection"},
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"qk_norm": "head"},
+}
 _TRAINING = (
     *("init_strategy", "init_orthogonal", "init_values", "activation_checkpoint_impl", "sampling_scheme"),
     *("mean_backprop_depth", "effective_expected_depth", "test_time_noise_type"),
@@ -73,7 +80,7 @@ def write(config: LoopedConfig) -> dict[str, Any]:
     if not is_retrofit:
         return {**written, "block_size": config.max_position_embeddings}
     written |= {"max_position_embeddings": config.max_position_embeddings, "rope_theta": block.rope.theta}
-    written[DONOR_KEY] = "olmo2" if block.norm_placement == "output" else "llama"
+    written[DONOR_KEY] = _donor_of(block)
     if block.rope.scaling is not None:
         written["rope_scaling"] = dict(block.rope.scaling)
     return written
@@ -124,7 +131,7 @@ def _layer_entries(config: LoopedConfig, published: str, name: str) -> list[Entr
     if block.qk_bias:
         biases = (f"{name}.self_attn.q_bias", f"{name}.self_attn.k_bias")
         entries.append(Entry(f"{published}.attn.qk_bias", biases, (1, 1), num_unit_axes=2))
-    if block.qk_norm == "projection":
+    if block.qk_norm in ("head", "projection"):
         entries += [
             one(f"{published}.attn.{part}", f"{name}.self_attn.{part}") for part in ("q_norm", "k_norm")
         ]
@@ -158,24 +165,33 @@ def _read_retrofit(keys: Keys, sizes: families.Sizes) -> LoopedConfig:
     rope = keys.rope(base_key="rope_base")
     keys.ignore("rope_base")  # of Huginn's config, on which the retrofits' were built
     block = replace(families.retrofit(sizes).block, rope=RopeConfig(theta=rope.theta, scaling=rope.scaling))
-    donor = _donor(keys)
-    if donor == "olmo2":
-        block = replace(block, norm_placement="output", qk_norm="projection")
-    return families.retrofit(sizes, block=block)
+    return families.retrofit(sizes, block=replace(block, **_DONORS[_donor(keys)]))
 
 
 def _donor(keys: Keys) -> str:
     """Return the donor's architecture. A published config names its modelling file at best."""
-    keys.only(DONOR_KEY, "llama", "olmo2")
+    keys.only(DONOR_KEY, *_DONORS)
     hints = str(keys.get("auto_map", "_name_or_path", default="")).lower()
     return str(keys.get(DONOR_KEY, default="olmo2" if "olmo" in hints else "llama"))
+
+
+def _donor_of(block: BlockConfig) -> str:
+    """Return the donor whose block this is, or the nearest: `Adapter.published_config` names what differs."""
+    if block.norm_placement == "output":
+        return "olmo2"
+    if block.qk_norm == "head":
+        return "qwen3"
+    return "qwen2" if block.qkv_bias else "llama"
 
 
 def _sizes(keys: Keys) -> families.Sizes:
     width, num_heads = keys.need("n_embd", "hidden_size"), keys.need("n_heads", "num_attention_heads")
     keys.only("num_attention_heads", num_heads)
     keys.only("hidden_size", width)
-    keys.only("head_dim", width // num_heads)
+    head_dim = width // num_heads
+    if keys.get(DONOR_KEY):  # published code divides, whatever the key says
+        head_dim = keys.get("head_dim", default=head_dim)
+    keys.only("head_dim", head_dim)
     prelude, core = keys.need("n_layers_in_prelude"), keys.need("n_layers_in_recurrent_block")
     coda = keys.need("n_layers_in_coda")
     if keys.get("n_layers", "num_hidden_layers", default=prelude + core + coda) != prelude + core + coda:
@@ -188,7 +204,7 @@ def _sizes(keys: Keys) -> families.Sizes:
         intermediate_size=keys.need("intermediate_size"),
         num_attention_heads=num_heads,
         num_key_value_heads=keys.get("num_key_value_heads", default=num_heads),
-        head_dim=width // num_heads,
+        head_dim=head_dim,
         num_prelude_layers=prelude,
         num_core_layers=core,
         num_coda_layers=coda,

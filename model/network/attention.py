@@ -135,16 +135,13 @@ def rotate(x_AHK: torch.Tensor, positions_A: torch.Tensor, rope: RopeConfig) -> 
     """Return queries or keys turned by their positions.
 
     Raises:
-        NotImplementedError: the checkpoint stretches positions; the reference network does not.
+        NotImplementedError: the checkpoint stretches positions in a way that the reference network does not.
     """
     if rope.style == "none":
         return x_AHK
-    if rope.scaling and rope.scaling.get("rope_type", "default") != "default":
-        raise NotImplementedError(f"the reference network has no {rope.scaling['rope_type']} rope scaling")
     width = int(x_AHK.shape[-1] * rope.fraction)
     turned, rest = x_AHK[..., :width].float(), x_AHK[..., width:]
-    rate_R = rope.theta ** (-torch.arange(0, width, 2).float() / width)
-    angle_A1R = (positions_A[:, None].float() * rate_R)[:, None]
+    angle_A1R = (positions_A[:, None].float() * _rates(rope, width))[:, None]
     cos, sin = angle_A1R.cos(), angle_A1R.sin()
     if rope.style == "halves":
         first, second = turned.chunk(2, dim=-1)
@@ -153,3 +150,21 @@ def rotate(x_AHK: torch.Tensor, positions_A: torch.Tensor, rope: RopeConfig) -> 
         first, second = turned.unflatten(-1, (-1, 2)).unbind(-1)
         turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
     return torch.cat([turned.to(x_AHK.dtype), rest], dim=-1)
+
+
+def _rates(rope: RopeConfig, width: int) -> torch.Tensor:
+    """Return how far each pair of components turns from one position to the next (R,)."""
+    rate_R = rope.theta ** (-torch.arange(0, width, 2).float() / width)
+    scaling = rope.scaling or {}
+    kind = scaling.get("rope_type", "default")
+    if kind == "default":
+        return rate_R
+    if kind == "linear":
+        return rate_R / scaling["factor"]
+    if kind != "llama3":
+        raise NotImplementedError(f"the reference network has no {kind} rope scaling")
+    # Llama 3.1: slow pairs are stretched, fast ones are not, those between are mixed.
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns_R = scaling["original_max_position_embeddings"] * rate_R / (2 * math.pi)
+    kept_R = ((turns_R - low) / (high - low)).clamp(0, 1)
+    return rate_R * (kept_R + (1 - kept_R) / scaling["factor"])

@@ -67,6 +67,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
     )
 
 
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a checkpoint's tokenizer, chat template and licence, as far as they are there."""
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
 class SafetensorsCheckpoint:
     """A folder as `save_pretrained` writes it."""
 
@@ -110,9 +117,7 @@ class SafetensorsCheckpoint:
 
     def save_tokenizer(self, folder: Path) -> None:
         """Copy the tokenizer's files as they are."""
-        for name in _TOKENIZER_FILES:
-            if (self._folder / name).is_file():
-                shutil.copyfile(self._folder / name, folder / name)
+        copy_tokenizer(self._folder, folder)
 
     def token_ids(self) -> dict[str, Any]:
         """Return the ids of generation_config.json, else those of config.json."""

@@ -14,6 +14,7 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.model_plan import plan
+from pipeline.cli.model_retrofit import retrofit
 from pipeline.exceptions import InputError, ModelUnavailableError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Fetch, list, verify and find models; plan for them.")
 app.command()(plan)
+app.command()(retrofit)
 
 _PLAIN_SECONDS = 5.0  # between two lines of progress where stderr is no terminal
 _DEFAULT = "qwen2.5-coder-1.5b"

@@ -270,21 +270,31 @@ def test_parcae(depth: int, tmp_path: Path) -> None:
     same(network(IDS_T, depth=depth).logits_TV, rms(x, w["transformer.ln_f.weight"]) @ w["lm_head.weight"].T)
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "llama with biases", "olmo2"])
+@pytest.mark.parametrize(
+    "kind",
+    ["qwen2", "qwen3", "llama", "llama with biases", "llama with llama3", "llama with linear", "olmo2"],
+)
 @pytest.mark.parametrize("is_tied", [False, True])
 def test_a_dense_checkpoint_at_depth_1_is_what_transformers_computes(
     kind: str, is_tied: bool, tmp_path: Path
 ) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    biases = {"attention_bias": True, "mlp_bias": True} if kind.endswith("biases") else {}
+    llama3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    more = {
+        "llama with biases": {"attention_bias": True, "mlp_bias": True},
+        "llama with llama3": {"rope_parameters": {"rope_type": "llama3", "factor": 8.0, **llama3}},
+        "llama with linear": {"rope_parameters": {"rope_type": "linear", "factor": 4.0}},
+    }.get(kind, {})
+    if "rope_parameters" in more:
+        more["rope_parameters"]["rope_theta"] = 10_000.0
     sizes = {"vocab_size": 259, "hidden_size": WIDTH, "intermediate_size": 96, "num_hidden_layers": 6}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
     config = AutoConfig.for_model(
         kind.split()[0],
         **sizes,
         **heads,
-        **biases,
+        **more,
         tie_word_embeddings=is_tied,
         pad_token_id=0,
         eos_token_id=1,
