@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.context.descent.beam import Descender, Options
 from pipeline.context.descent.localise import localise_by_descent, localise_by_words
-from pipeline.context.descent.pieces import Pieces
+from pipeline.context.descent.pieces import Piece, Pieces
 from pipeline.context.descent.scorer import YesNoScorer, shuffled
 from pipeline.context.lexical import LexicalIndex
 from pipeline.context.reading import Ending, Findings, Query
@@ -32,7 +32,7 @@ def answering(odds) -> ScriptedGenerator:
     def reply(prompt: Prompt, _: Sampling, __: int) -> str:
         text = prompt.messages[-1].content
         piece, _, rest = text.removeprefix("A piece of a repository:\n").rpartition("\n\nThe query:\n")
-        return str(odds(rest.rpartition("\n\nIs this piece")[0], piece))
+        return str(odds(rest.rpartition("\n\n")[0], piece))
 
     return ScriptedGenerator(reply, steps=first_token)
 
@@ -50,7 +50,7 @@ async def test_what_is_about_the_query_scores_higher_than_what_a_model_says_yes_
         return (4.0 if "long" in piece else -2.0) + (2.0 if "basket" in query and "basket" in piece else 0.0)
 
     scorer = YesNoScorer(answering(odds), Texts(), calibration="both")
-    found = await scorer.scores("empty the basket", ["long tale", "basket"])
+    found = await scorer.scores("empty the basket", bodies("long tale", "basket"))
 
     assert found[0].raw > found[1].raw  # it says yes to what is long
     assert found[0].value == pytest.approx(0.0)
@@ -65,27 +65,44 @@ async def test_words_in_a_random_order_count_as_no_query():
 
     scorer = YesNoScorer(answering(odds), Texts(), calibration="shuffled")
 
-    assert (await scorer.scores("empty the basket", ["basket"]))[0].value == pytest.approx(0.0)
+    assert (await scorer.scores("empty the basket", bodies("basket")))[0].value == pytest.approx(0.0)
 
 
 async def test_all_pieces_are_asked_about_in_one_batch():
     generator = answering(lambda query, piece: 0.0)
     scorer = YesNoScorer(generator, Texts())
 
-    await scorer.scores("query", ["one", "two", "three"])
+    await scorer.scores("query", bodies("one", "two", "three"))
 
     assert len(generator.calls) == 1
     assert len(generator.calls[0][0]) == 3 * scorer.calls_per_piece
 
 
+async def test_of_a_chunk_is_asked_whether_it_contains_what_of_a_body_is_asked_whether_it_is():
+    generator = answering(lambda query, piece: 0.0)
+    pieces = [Piece(kind, "def f(): ...", "") for kind in ("chunk", "body")]
+    scorer = YesNoScorer(generator, Texts())
+
+    await scorer.scores("query", pieces)
+
+    asked = [prompt.messages[-1].content.rpartition("\n\n")[2] for prompt in generator.calls[0][0]]
+    assert asked == [
+        "Does this piece contain what the query is about?",
+        "Is this piece what the query is about?",
+    ]
+    assert len(set(await scorer.keys("query", pieces))) == 2
+
+
 async def test_every_spelling_of_yes_counts():
-    [score] = await YesNoScorer(answering(lambda *_: 1.5), Texts(), calibration="none").scores("q", ["piece"])
+    [score] = await YesNoScorer(answering(lambda *_: 1.5), Texts(), calibration="none").scores(
+        "q", bodies("piece")
+    )
 
     assert score.value == pytest.approx(1.5)
 
 
 async def test_a_model_that_says_neither_yes_nor_no_gives_no_score():
-    [score] = await YesNoScorer(answering(lambda *_: None), Texts()).scores("q", ["piece"])
+    [score] = await YesNoScorer(answering(lambda *_: None), Texts()).scores("q", bodies("piece"))
 
     assert score.value is None
 
@@ -93,7 +110,7 @@ async def test_a_model_that_says_neither_yes_nor_no_gives_no_score():
 async def test_an_engine_that_tells_no_chances_gives_no_score():
     generator = ScriptedGenerator(["Yes"])
 
-    assert (await YesNoScorer(generator, Texts()).scores("q", ["piece"]))[0].value is None
+    assert (await YesNoScorer(generator, Texts()).scores("q", bodies("piece")))[0].value is None
 
 
 @pytest.mark.parametrize("calibration", ["none", "empty", "shuffled", "both"])
@@ -101,7 +118,7 @@ async def test_the_number_of_calls_for_a_piece_is_known_before(calibration):
     generator = answering(lambda *_: 0.0)
     scorer = YesNoScorer(generator, Texts(), calibration=calibration)
 
-    await scorer.scores("some query", ["piece"])
+    await scorer.scores("some query", bodies("piece"))
 
     assert sum(len(prompts) for prompts, _ in generator.calls) == scorer.calls_per_piece
 
@@ -113,11 +130,15 @@ def test_a_query_is_shuffled_the_same_way_each_time():
     assert sorted(shuffled(query).split()) == sorted(query.split())
 
 
+def bodies(*texts):
+    return [Piece("body", text, "") for text in texts]
+
+
 class Texts:
     """Pieces whose names are their texts."""
 
     def text(self, piece):
-        return piece
+        return piece.key
 
 
 class Shelf:

@@ -161,6 +161,7 @@ def test_a_file_that_another_program_holds_is_no_damage(tmp_path):
     "change",
     [
         {"model": "another"},
+        {"kind": "chunk"},
         {"recurrence_depth": 2},
         {"calibration": "none"},
         {"prompt_version": 2},

@@ -21,10 +21,13 @@ _CHUNK_CHARS = 3000
 _BODY_CHARS = 2400
 
 
+Kind = Literal["card", "chunk", "body"]
+
+
 class Piece(NamedTuple):
     """The name of a piece."""
 
-    kind: Literal["card", "chunk", "body"]
+    kind: Kind
     key: str  # of a node `path` or `path::qualname`, of a unit its place, of a chunk its first and last place
     node_id: str
 

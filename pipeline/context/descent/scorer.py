@@ -15,16 +15,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.context.descent.pieces import Piece, Pieces
+from pipeline.context.descent.pieces import Kind, Piece, Pieces
 from pipeline.core import Completion, Message, Prompt, Sampling
 from pipeline.protocols import Generator
 from pipeline.text import clip
 
-PROMPT_VERSION = 2  # raise it with every change of the words below
+PROMPT_VERSION = 3  # raise it with every change of the words below
 Calibration = Literal["none", "empty", "shuffled", "both"]
 CALLS_PER_PIECE: Mapping[Calibration, int] = {"none": 1, "empty": 2, "shuffled": 2, "both": 3}
 _SYSTEM = "You find code in a repository. You answer with one word, Yes or No."
-_ASK = "A piece of a repository:\n{piece}\n\nThe query:\n{query}\n\nIs this piece what the query is about?"
+_ASK = "A piece of a repository:\n{piece}\n\nThe query:\n{query}\n\n{question}"
+_IS, _CONTAINS = "Is this piece what the query is about?", "Does this piece contain what the query is about?"
+# A chunk is not what a query is about, a function in it is: asked whether it were, a model says no.
+_QUESTIONS: Mapping[Kind, str] = {"card": _IS, "chunk": _CONTAINS, "body": _IS}
 _NO_QUERY = "(no query)"
 _QUERY_CHARS = 1200  # of what is asked about each piece: a traceback would cost more than the piece
 _NUM_ALTERNATIVES = 20  # of the first token: yes and no are hardly ever further down
@@ -80,6 +83,7 @@ class YesNoScorer:
             score_key(
                 self._pieces.text(piece),
                 query,
+                kind=piece.kind,
                 model=model,
                 recurrence_depth=self._sampling.recurrence_depth,
                 calibration=self._calibration,
@@ -108,31 +112,31 @@ class YesNoScorer:
     def _prompts(self, query: str, pieces: Sequence[Piece]) -> list[Prompt]:
         query = clip(query.strip(), _QUERY_CHARS)
         queries = [query, *self._references(query)]
-        return [prompt(text, self._pieces.text(piece)) for piece in pieces for text in queries]
+        return [prompt(text, self._pieces.text(piece), piece.kind) for piece in pieces for text in queries]
 
     def _references(self, query: str) -> list[str]:
         empty = [_NO_QUERY] if self._calibration in ("empty", "both") else []
         return empty + ([shuffled(query)] if self._calibration in ("shuffled", "both") else [])
 
 
-def prompt(query: str, piece: str) -> Prompt:
+def prompt(query: str, piece: str, kind: Kind = "body") -> Prompt:
     """Return the question about a piece. The piece comes first: its part of the cache serves all queries."""
-    return Prompt(
-        (Message("system", _SYSTEM), Message("user", _ASK.format(query=query, piece=piece.strip())))
-    )
+    text = _ASK.format(query=query, piece=piece.strip(), question=_QUESTIONS[kind])
+    return Prompt((Message("system", _SYSTEM), Message("user", text)))
 
 
 def score_key(
     text: str,
     query: str,
     *,
+    kind: Kind = "body",
     model: str,
     recurrence_depth: int,
     calibration: Calibration,
     prompt_version: int = PROMPT_VERSION,
 ) -> str:
     """Return the key of a score: those with the same key are the same."""
-    parts = [text, query, model, recurrence_depth, calibration, prompt_version]
+    parts = [text, query, kind, model, recurrence_depth, calibration, prompt_version]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
