@@ -1,7 +1,7 @@
 """What a looped model needs of a machine: weights by dtype, keys and values by depth and policy; no torch.
 
 All figures follow from the configuration alone, so that a machine can be judged before it is rented. Work
-space is an estimate, and chunks of a prompt hold a little more of a window than is counted here.
+space is an estimate. Blocks that are filled in part are not counted.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Plan:
     num_devices: int
     usable_bytes: int
     weight_bytes: int
-    work_bytes: int
+    work_bytes: int  # of one step, its part of windows included
     kv: KVNeed
     kv_bytes: int  # that the demand asks for
     max_concurrency: int  # at the demanded context length
@@ -113,6 +113,9 @@ def plan(
     kv = kv_need(config, kv_dtype(demand), num_devices=num_devices)
     weights = weight_bytes(config, demand.dtype, num_devices=num_devices)
     work = work_bytes(config, demand, num_devices=num_devices)
+    work += (
+        kv.bytes_per_window_token * demand.batched_tokens
+    )  # a step's tokens leave the window only after it
     usable = int(memory_gib * GIB * utilisation)
     room = usable - weights - work
     return Plan(

@@ -178,6 +178,7 @@ def _dense_block(keys: Keys, sizes: families.Sizes) -> BlockConfig:
 def _sizes(keys: Keys, *, depth: int) -> families.Sizes:
     keys.only("hidden_act", "silu")
     keys.only("pretraining_tp", 1)
+    keys.off("use_mrope")
     keys.full_attention()
     width, num_heads = keys.need("hidden_size"), keys.need("num_attention_heads")
     return families.Sizes(
