@@ -138,6 +138,7 @@ class LoopedConfig:
     min_recurrence_depth: int = 1
     injection: Injection = "none"
     state_init: StateInit = "input"
+    state_noise_scale: float = 1.0  # of the noise, beside Huginn's sqrt(2/5D) and the embedding's scale
     norms_prelude_output: bool = False  # Parcae's ln_prelude
     norms_each_pass: bool = False  # the final norm, after every pass, before the next (Ouro, Nanbeige)
     norms_core_output: bool = False  # the final norm once after the last pass, before the coda (Huginn)

@@ -110,7 +110,8 @@ class LoopParts(nn.Module):
             return input_TD
         if self.config.state_init == "zeros":
             return torch.zeros_like(input_TD)
-        return position_noise(positions_T, input_TD.shape[-1]).to(input_TD) * self.config.embedding_scale
+        scale = self.config.embedding_scale * self.config.state_noise_scale
+        return position_noise(positions_T, input_TD.shape[-1]).to(input_TD) * scale
 
     def pass_input(
         self, state_AD: torch.Tensor, input_AD: torch.Tensor, positions_A: torch.Tensor, pass_index: int

@@ -73,7 +73,7 @@ def write(config: LoopedConfig) -> dict[str, Any]:
         "injection_type": "linear",
         "state_init": "like-init",
         "init_values": {
-            "std": math.sqrt(2 / (5 * block.hidden_size)),
+            "std": math.sqrt(2 / (5 * block.hidden_size)) * config.state_noise_scale,
             "embed_scale": config.embedding_scale,
         },
     }
@@ -153,7 +153,7 @@ def _read_huginn(keys: Keys, sizes: families.Sizes) -> LoopedConfig:
     keys.ignore("max_position_embeddings")
     scale = (keys.get("init_values") or {}).get("embed_scale", math.sqrt(sizes.hidden_size))
     config = families.huginn(replace(sizes, rope_theta=float(keys.get("rope_base", default=50_000))))
-    return replace(config, embedding_scale=scale)
+    return replace(config, embedding_scale=scale, state_noise_scale=_noise_scale(keys, sizes))
 
 
 def _read_retrofit(keys: Keys, sizes: families.Sizes) -> LoopedConfig:
@@ -165,7 +165,14 @@ def _read_retrofit(keys: Keys, sizes: families.Sizes) -> LoopedConfig:
     rope = keys.rope(base_key="rope_base")
     keys.ignore("rope_base")  # of Huginn's config, on which the retrofits' were built
     block = replace(families.retrofit(sizes).block, rope=RopeConfig(theta=rope.theta, scaling=rope.scaling))
-    return families.retrofit(sizes, block=replace(block, **_DONORS[_donor(keys)]))
+    config = families.retrofit(sizes, block=replace(block, **_DONORS[_donor(keys)]))
+    return replace(config, state_noise_scale=_noise_scale(keys, sizes))
+
+
+def _noise_scale(keys: Keys, sizes: families.Sizes) -> float:
+    """Return the first state's noise against what the width implies; retrofits inherited Huginn's."""
+    implied = math.sqrt(2 / (5 * sizes.hidden_size))
+    return round((keys.get("init_values") or {}).get("std", implied) / implied, 9)
 
 
 def _donor(keys: Keys) -> str:

@@ -45,6 +45,7 @@ def test_huginn_scales_embeddings_and_norms_before_the_coda() -> None:
     assert (config.num_prelude_layers, config.num_core_layers, config.num_coda_layers) == (2, 4, 2)
     assert math.isclose(config.embedding_scale, math.sqrt(5280))
     assert config.norms_core_output
+    assert config.state_noise_scale == 1.0
     assert config.block.rope.style == "pairs"
 
 
@@ -54,6 +55,7 @@ def test_a_retrofit_keeps_its_donor_s_positions_and_has_no_norm_before_the_coda(
     assert (config.block.norm_placement, config.block.rope.style) == ("pre", "halves")
     assert config.block.rope.scaling is not None
     assert config.block.rope.scaling["rope_type"] == "llama3"
+    assert config.state_noise_scale == pytest.approx(math.sqrt(2048 / 5280))  # its init_values are Huginn's
     olmo = read_config(
         published("recurrent-llama-3.2", auto_map={"AutoModel": "raven_modeling_minimal_olmo.X"})
     )

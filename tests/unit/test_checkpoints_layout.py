@@ -193,6 +193,14 @@ def test_what_the_published_format_cannot_say_is_refused_by_name() -> None:
         adapter_for(config).published_config()
 
 
+@pytest.mark.parametrize(("scale", "std"), [(1.0, 0.0791), (0.5, 0.0395)])
+def test_the_first_state_has_the_published_noise(scale: float, std: float, tmp_path: Path) -> None:
+    network = tiny_network(tiny_config("retrofit", state_noise_scale=scale))
+    loaded = load_network(save_checkpoint(network, tmp_path))
+    noise_TD = loaded.parts.initial_state(torch.zeros(2000, 64), torch.arange(2000))
+    assert float(noise_TD.std()) == pytest.approx(0.987 * std, rel=0.01)  # sqrt(2/5D), cut at 3 of them
+
+
 def test_a_server_s_choices_survive_in_the_config() -> None:
     config = tiny_config("ouro", kv_policy="last_exited", max_recurrence_depth=8, exit_threshold=0.7)
     assert read_config(json.loads(json.dumps(adapter_for(config).published_config()))) == config
