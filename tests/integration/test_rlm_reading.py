@@ -282,6 +282,19 @@ async def test_parallel_children_never_spend_more_than_there_is(tmp_path: Path) 
     assert model.num_leaves > 10
 
 
+async def test_a_root_that_repeats_itself_to_no_effect_is_told_and_given_up(tmp_path: Path) -> None:
+    model = Model([cell("def size(): return len(context)")])
+    answer = await read(model, "text", tmp_path)
+    assert (answer.ending, len(model.seen)) == (Ending.NOTHING_READ, 4)  # once, and three times the same
+    assert "Write something else" in model.seen[-1].messages[-1].content
+
+
+async def test_the_same_cell_again_is_no_error_where_it_does_something_else(tmp_path: Path) -> None:
+    step = cell("try: n += 1\nexcept NameError: n = len(context)\nprint(n)")
+    answer = await read(Model([step] * 6 + [cell("FINAL(n)")]), "text", tmp_path)
+    assert (answer.ending, answer.text) == (Ending.COMPLETE, "9")
+
+
 async def test_a_failed_question_is_an_exception_and_no_text(tmp_path: Path) -> None:
     def leaf(text: str) -> str:
         if "bad" in text:

@@ -21,6 +21,7 @@ from pipeline.core import Completion
 from pipeline.text import count
 
 _MAX_SHOWN_NAMES = 30
+_REPEATED = "You wrote the same as before, and it did the same. Write something else."
 
 
 @dataclass(kw_only=True)
@@ -37,6 +38,7 @@ class Root:
     depth: int  # sessions that may lie below this one
     wall_seconds: float
     _turns: list[prompts.Turn] = field(default_factory=list)
+    _last: prompts.Turn | None = None
     _num_errors: int = 0  # in a row
     _has_read: bool = False
     _content: str = ""  # of the `answer` variable
@@ -76,9 +78,13 @@ class Root:
         return Ending.BUDGET_SPENT
 
     async def _turn(self, num_left: int) -> None:
-        completion = await self._think(num_left)
-        turn = await self._act(completion, read_move(completion.text))
-        self._turns.append(replace(turn, said=completion.text))
+        completion, num_errors = await self._think(num_left), self._num_errors
+        turn = replace(await self._act(completion, read_move(completion.text)), said=completion.text)
+        is_repeated, self._last = turn == self._last, turn
+        if is_repeated and self._final is None:
+            self._num_errors = num_errors + 1  # it would go on like this to the last turn
+            turn = replace(turn, told=f"{_REPEATED}\n{turn.told}")
+        self._turns.append(turn)
 
     async def _think(self, num_left: int) -> Completion:
         """Let the root write its next message. Raises BudgetSpentError or DeadlineError where it may not."""
