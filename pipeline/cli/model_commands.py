@@ -15,6 +15,7 @@ import typer
 from pipeline.cli import options
 from pipeline.cli.model_plan import plan
 from pipeline.cli.model_retrofit import retrofit
+from pipeline.cli.model_search import search_window
 from pipeline.exceptions import InputError, ModelUnavailableError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Fetch, list, verify and find models; plan for them.")
 app.command()(plan)
 app.command()(retrofit)
+app.command("search-window")(search_window)
 
 _PLAIN_SECONDS = 5.0  # between two lines of progress where stderr is no terminal
 _DEFAULT = "qwen2.5-coder-1.5b"
