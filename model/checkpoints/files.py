@@ -51,8 +51,9 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _indexed_files(folder: Path, index: Path) -> list[Path]:
-    names = sorted(set(_json(index).get("weight_map", {}).values()))
-    missing = [name for name in names if not (folder / name).is_file()]
+    weight_map = _json(index).get("weight_map")
+    names = sorted({str(name) for name in weight_map.values()}) if isinstance(weight_map, dict) else []
+    missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
     if missing or not names:
         raise CheckpointError(f"{index.name} names files that are not there: {', '.join(missing) or 'none'}")
     return [folder / name for name in names]

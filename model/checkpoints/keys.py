@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,13 @@ _HARMLESS = frozenset(
     }
 )
 
+_WHOLE, _REAL = (int,), (int, float)
+_LOOP_NUMBERS: Mapping[str, tuple[type, ...]] = {  # the other settings are words
+    **dict.fromkeys(("recurrence_depth", "min_recurrence_depth", "max_recurrence_depth"), _WHOLE),
+    **dict.fromkeys(("window_start", "window_stop", "num_shared_slots"), _WHOLE),
+    **dict.fromkeys(("exit_threshold", "anchor_weight"), _REAL),
+}
+
 
 class Keys:
     """A config.json, of which each key is read, checked or known to be harmless."""
@@ -31,24 +39,48 @@ class Keys:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
         self._seen = set(_HARMLESS)
-        self.rest_of_loop = dict(values.get(LOOP_KEY) or {})
         self.model_type = _model_type(values)
+        self.rest_of_loop = dict(self.table(LOOP_KEY))
 
-    def need(self, *names: str) -> Any:
-        """Return the value of the first of these names that is there.
+    def get(self, *names: str) -> Any:
+        """Return the value of the first of these names that is there and not null, or None."""
+        self._seen.update(names)
+        return next((self._values[name] for name in names if self._values.get(name) is not None), None)
+
+    def count(self, *names: str, default: int | None = None, least: int = 1) -> int:
+        """Return a whole number under the first of these names that is there.
 
         Raises:
-            CheckpointError: none is.
+            CheckpointError: none is and there is no default, or it is not a whole number from `least`.
         """
-        value = self.get(*names)
-        if value is None:
-            raise CheckpointError(f"config.json of {self.model_type!r} has no {names[0]}")
+        value = self._get_or(names, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise CheckpointError(f"{names[0]} is {value!r} in config.json: no whole number from {least}")
         return value
 
-    def get(self, *names: str, default: Any = None) -> Any:
-        """Return the value of the first of these names that is there and not null."""
-        self._seen.update(names)
-        return next((self._values[name] for name in names if self._values.get(name) is not None), default)
+    def number(self, *names: str, default: float | None = None) -> float:
+        """Return a finite number above 0, alike."""
+        return positive(names[0], self._get_or(names, default))
+
+    def flag(self, *names: str, default: bool | None = False) -> bool:
+        """Return true or false, alike."""
+        value = self._get_or(names, default)
+        if not isinstance(value, bool):
+            raise CheckpointError(f"{names[0]} is {value!r} in config.json: neither true nor false")
+        return value
+
+    def table(self, *names: str) -> Mapping[str, Any]:
+        """Return an object, an empty one where none of these names is there."""
+        value = self._get_or(names, {})
+        if not isinstance(value, Mapping):
+            raise CheckpointError(f"{names[0]} is {value!r} in config.json: no object")
+        return value
+
+    def _get_or(self, names: tuple[str, ...], default: Any) -> Any:
+        value = self.get(*names)
+        if value is None and default is None:
+            raise CheckpointError(f"config.json of {self.model_type!r} has no {names[0]}")
+        return default if value is None else value
 
     def only(self, name: str, *allowed: Any) -> None:
         """Let the key be absent, null or one of these values.
@@ -86,8 +118,9 @@ class Keys:
         """Return rotary positions from `rope_theta` and `rope_scaling`, or `rope_parameters`."""
         self.only("partial_rotary_factor", 1, 1.0)
         self.only("rope_type", "default")
-        given = dict(self.get("rope_parameters", "rope_scaling", default={}))
-        theta = float(given.pop("rope_theta", self.get("rope_theta", base_key, default=theta)))
+        given = dict(self.table("rope_parameters", "rope_scaling"))
+        theta = self.number("rope_theta", base_key, default=theta)
+        theta = positive("rope_theta", given.pop("rope_theta", theta))
         kind = given.get("rope_type", given.get("type", "default"))
         return RopeConfig(theta=theta, scaling=None if kind == "default" else {**given, "rope_type": kind})
 
@@ -97,13 +130,22 @@ class Keys:
         if self._values.get("use_sliding_window") is None:
             self.off("sliding_window")
         self.ignore("sliding_window")  # a number beside use_sliding_window false means nothing
-        types = set(self.get("layer_types", default=["full_attention"]))
-        if types != {"full_attention"}:
-            raise CheckpointError(f"layer_types in config.json holds {', '.join(sorted(types))}")
+        types = self.get("layer_types") or []
+        if not isinstance(types, list | tuple) or any(one != "full_attention" for one in types):
+            raise CheckpointError(f"layer_types in config.json holds others than full_attention: {types}")
 
     def loop(self, *names: str) -> dict[str, Any]:
-        """Return these of the settings under `LOOP_KEY`, as far as they are there, once."""
-        return {name: self.rest_of_loop.pop(name) for name in names if name in self.rest_of_loop}
+        """Return these of the settings under `LOOP_KEY`, as far as they are there, once.
+
+        Raises:
+            CheckpointError: one is of another type than it should be.
+        """
+        taken = {name: self.rest_of_loop.pop(name) for name in names if name in self.rest_of_loop}
+        for name, value in taken.items():
+            kinds = _LOOP_NUMBERS.get(name, (str,))
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise CheckpointError(f"{name} is {value!r} under {LOOP_KEY}: no {kinds[-1].__name__}")
+        return taken
 
     def finish(self) -> None:
         """Check that nothing was left unread.
@@ -117,6 +159,17 @@ class Keys:
                 f"unknown in config.json of {self.model_type!r}: {', '.join(unknown)}",
                 hint="Remove the keys if they do not change what the network computes.",
             )
+
+
+def positive(name: str, value: Any) -> float:
+    """Return `value` as a finite number above 0.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise CheckpointError(f"{name} is {value!r} in config.json: no number above 0")
+    return float(value)
 
 
 def _model_type(values: Mapping[str, Any]) -> str:

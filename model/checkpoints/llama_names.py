@@ -37,8 +37,10 @@ _NANBEIGE_SIZES = (
 def read_iquest(keys: Keys) -> LoopedConfig:
     """Read `iquestloopcoder`."""
     keys.off("attention_bias", "mlp_bias", "clip_qkv")
-    sizes = _sizes(keys, depth=keys.get("loop_num", default=2))
-    return _with_rope(families.iquest_loop(sizes, window_size=keys.get("loop_window_size", default=64)), keys)
+    sizes = _sizes(keys, depth=keys.count("loop_num", default=2))
+    return _with_rope(
+        families.iquest_loop(sizes, window_size=keys.count("loop_window_size", default=64)), keys
+    )
 
 
 def write_iquest(config: LoopedConfig) -> dict[str, Any]:
@@ -50,8 +52,8 @@ def write_iquest(config: LoopedConfig) -> dict[str, Any]:
 def read_ouro(keys: Keys) -> LoopedConfig:
     """Read `ouro`."""
     keys.off("attention_bias", "mlp_bias")
-    config = families.ouro(_sizes(keys, depth=keys.need("total_ut_steps")))
-    threshold = float(keys.get("early_exit_threshold", default=1.0))
+    config = families.ouro(_sizes(keys, depth=keys.count("total_ut_steps")))
+    threshold = keys.number("early_exit_threshold", default=1.0)
     return _with_rope(replace(config, exit_threshold=threshold), keys)
 
 
@@ -65,9 +67,9 @@ def read_nanbeige(keys: Keys) -> LoopedConfig:
     """Read `nanbeige`, as far as released weights use it."""
     keys.off("attention_bias", "mlp_bias", *_NANBEIGE_OFF)
     keys.ignore(*_NANBEIGE_SIZES)
-    config = families.nanbeige(_sizes(keys, depth=keys.get("num_loops", default=1)))
+    config = families.nanbeige(_sizes(keys, depth=keys.count("num_loops", default=1)))
     keys.only("kv_channels", config.block.head_dim)
-    return _with_rope(replace(config, norms_each_pass=not keys.get("skip_loop_final_norm")), keys)
+    return _with_rope(replace(config, norms_each_pass=not keys.flag("skip_loop_final_norm")), keys)
 
 
 def write_nanbeige(config: LoopedConfig) -> dict[str, Any]:
@@ -166,8 +168,8 @@ def _dense_block(keys: Keys, sizes: families.Sizes) -> BlockConfig:
     if keys.model_type == "qwen2":
         return replace(block, qkv_bias=True)
     if keys.model_type == "llama":
-        has_bias = bool(keys.get("attention_bias"))
-        return replace(block, qkv_bias=has_bias, output_bias=has_bias, mlp_bias=bool(keys.get("mlp_bias")))
+        has_bias = keys.flag("attention_bias")
+        return replace(block, qkv_bias=has_bias, output_bias=has_bias, mlp_bias=keys.flag("mlp_bias"))
     keys.off("attention_bias")
     if keys.model_type == "qwen3":
         return replace(block, qk_norm="head")
@@ -180,19 +182,19 @@ def _sizes(keys: Keys, *, depth: int) -> families.Sizes:
     keys.only("pretraining_tp", 1)
     keys.off("use_mrope")
     keys.full_attention()
-    width, num_heads = keys.need("hidden_size"), keys.need("num_attention_heads")
+    width, num_heads = keys.count("hidden_size"), keys.count("num_attention_heads")
     return families.Sizes(
-        vocab_size=keys.need("vocab_size"),
+        vocab_size=keys.count("vocab_size"),
         hidden_size=width,
-        intermediate_size=keys.need("intermediate_size"),
+        intermediate_size=keys.count("intermediate_size"),
         num_attention_heads=num_heads,
-        num_key_value_heads=keys.get("num_key_value_heads", default=num_heads),
-        head_dim=keys.get("head_dim", default=width // num_heads),
-        num_core_layers=keys.need("num_hidden_layers"),
-        max_position_embeddings=keys.need("max_position_embeddings"),
+        num_key_value_heads=keys.count("num_key_value_heads", default=num_heads),
+        head_dim=keys.count("head_dim", default=width // num_heads),
+        num_core_layers=keys.count("num_hidden_layers"),
+        max_position_embeddings=keys.count("max_position_embeddings"),
         recurrence_depth=depth,
-        norm_eps=keys.get("rms_norm_eps", default=1e-6),
-        tie_word_embeddings=bool(keys.get("tie_word_embeddings")),
+        norm_eps=keys.number("rms_norm_eps", default=1e-6),
+        tie_word_embeddings=keys.flag("tie_word_embeddings"),
     )
 
 

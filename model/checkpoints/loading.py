@@ -62,8 +62,9 @@ def write_checkpoint(
     published: dict[str, Any] = {**adapter.published_config(), **(token_ids or {})}
     published["dtype"] = str(tensors["embed_tokens.weight"].dtype).removeprefix("torch.")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(published, indent=2) + "\n", encoding="utf-8")
     write_safetensors(folder / "model.safetensors", adapter.published(tensors))
+    # Last, so that a folder with a config is whole.
+    (folder / "config.json").write_text(json.dumps(published, indent=2) + "\n", encoding="utf-8")
     return folder
 
 

@@ -13,7 +13,7 @@ CONFIG_KEY = "loopwright_looped"
 
 def read(keys: Keys) -> LoopedConfig:
     """Read a config that `write` made."""
-    config = LoopedConfig.from_json_dict(keys.need(CONFIG_KEY))
+    config = LoopedConfig.from_json_dict(keys.table(CONFIG_KEY))
     keys.ignore("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     keys.ignore("num_key_value_heads", "head_dim", "max_position_embeddings", "tie_word_embeddings")
     return config

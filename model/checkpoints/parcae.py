@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from model import families
-from model.checkpoints.keys import Keys
+from model.checkpoints.keys import Keys, positive
 from model.checkpoints.layout import Entry, Layout, one
 from model.checkpoints.raven import published_layer
 from model.config import LoopedConfig
@@ -38,10 +38,10 @@ def read(keys: Keys) -> LoopedConfig:
     }.items():
         keys.only(name, allowed)
     for name in ("qk_norm", "prelude_norm"):
-        if keys.need(name) is not True:
-            raise CheckpointError(f"{name} is {keys.need(name)!r} in config.json; only True is implemented")
+        if not keys.flag(name, default=None):
+            raise CheckpointError(f"{name} is false in config.json; only true is implemented")
     config = families.parcae(_sizes(keys))
-    _check_value_embeddings(config, keys.get("mean_backprop_depth", default=4))
+    _check_value_embeddings(config, keys.count("mean_backprop_depth", default=4))
     return config
 
 
@@ -137,34 +137,35 @@ def _check_value_embeddings(config: LoopedConfig, backprop_depth: int) -> None:
 
 
 def _sizes(keys: Keys) -> families.Sizes:
-    width, num_heads = keys.need("n_embd", "hidden_size"), keys.need("num_attention_heads")
-    hidden = keys.need("intermediate_size")
+    width, num_heads = keys.count("n_embd", "hidden_size"), keys.count("num_attention_heads")
+    hidden = keys.count("intermediate_size")
     keys.only("hidden_size", width)
     keys.only("head_dim", width // num_heads)
     keys.only("recurrent_embedding_dimension", width)
     keys.only("recurrent_intermediation_embedding_dimension", hidden)
     keys.only("recurrent_num_attention_heads", num_heads)
-    rope = keys.get("rope_settings", default={})
+    rope = keys.table("rope_settings")
     if not rope.get("use_rope", True) or rope.get("rope_condense_ratio", 1) != 1:
         raise CheckpointError(
             f"rope_settings {rope} in config.json: only plain rotary positions are implemented"
         )
     keys.only("use_rope", True)
     keys.only("rope_condense_ratio", 1)
-    keys.ignore("num_hidden_layers", "max_seq_len", "vocab_size", "tie_word_embeddings")
+    keys.ignore("num_hidden_layers", "max_seq_len", "vocab_size")
+    base = keys.number("rope_theta", "rope_base", default=50_000)
     return families.Sizes(
-        vocab_size=keys.need("padded_vocab_size", "vocab_size"),
+        vocab_size=keys.count("padded_vocab_size", "vocab_size"),
         hidden_size=width,
         intermediate_size=hidden,
         num_attention_heads=num_heads,
-        num_key_value_heads=keys.get("num_key_value_heads", default=num_heads),
+        num_key_value_heads=keys.count("num_key_value_heads", default=num_heads),
         head_dim=width // num_heads,
-        num_prelude_layers=keys.need("n_layers_in_prelude"),
-        num_core_layers=keys.need("n_layers_in_recurrent_block"),
-        num_coda_layers=keys.need("n_layers_in_coda"),
-        max_position_embeddings=keys.need("block_size", "max_position_embeddings"),
-        recurrence_depth=keys.need("mean_recurrence"),
-        rope_theta=float(rope.get("rope_base", keys.get("rope_theta", "rope_base", default=50_000))),
-        norm_eps=keys.get("norm_eps", default=1e-5),
-        tie_word_embeddings=bool(keys.get("tie_embeddings", "tie_word_embeddings")),
+        num_prelude_layers=keys.count("n_layers_in_prelude", least=0),
+        num_core_layers=keys.count("n_layers_in_recurrent_block"),
+        num_coda_layers=keys.count("n_layers_in_coda", least=0),
+        max_position_embeddings=keys.count("block_size", "max_position_embeddings"),
+        recurrence_depth=keys.count("mean_recurrence"),
+        rope_theta=positive("rope_base", rope.get("rope_base", base)),
+        norm_eps=keys.number("norm_eps", default=1e-5),
+        tie_word_embeddings=keys.flag("tie_embeddings", "tie_word_embeddings"),
     )

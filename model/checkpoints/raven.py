@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from model import families
-from model.checkpoints.keys import Keys
+from model.checkpoints.keys import Keys, positive
 from model.checkpoints.layout import Entry, Layout, one
 from model.config import BlockConfig, LoopedConfig, RopeConfig
 from model.exceptions import CheckpointError
@@ -144,15 +144,17 @@ def _layer_entries(config: LoopedConfig, published: str, name: str) -> list[Entr
 def _is_retrofit(keys: Keys) -> bool:
     if keys.get(DONOR_KEY):
         return True
-    return (keys.get("init_values") or {}).get("embed_scale") == 1.0
+    return keys.table("init_values").get("embed_scale") == 1.0
 
 
 def _read_huginn(keys: Keys, sizes: families.Sizes) -> LoopedConfig:
     keys.only("qk_bias", True)
     keys.only("num_key_value_heads", sizes.num_attention_heads)
     keys.ignore("max_position_embeddings")
-    scale = (keys.get("init_values") or {}).get("embed_scale", math.sqrt(sizes.hidden_size))
-    config = families.huginn(replace(sizes, rope_theta=float(keys.get("rope_base", default=50_000))))
+    scale = positive(
+        "embed_scale", keys.table("init_values").get("embed_scale", math.sqrt(sizes.hidden_size))
+    )
+    config = families.huginn(replace(sizes, rope_theta=keys.number("rope_base", default=50_000)))
     return replace(config, embedding_scale=scale, state_noise_scale=_noise_scale(keys, sizes))
 
 
@@ -160,7 +162,7 @@ def _read_retrofit(keys: Keys, sizes: families.Sizes) -> LoopedConfig:
     keys.off("qk_bias")
     sizes = replace(
         sizes,
-        max_position_embeddings=keys.get("max_position_embeddings", default=sizes.max_position_embeddings),
+        max_position_embeddings=keys.count("max_position_embeddings", default=sizes.max_position_embeddings),
     )
     rope = keys.rope(base_key="rope_base")
     keys.ignore("rope_base")  # of Huginn's config, on which the retrofits' were built
@@ -172,14 +174,14 @@ def _read_retrofit(keys: Keys, sizes: families.Sizes) -> LoopedConfig:
 def _noise_scale(keys: Keys, sizes: families.Sizes) -> float:
     """Return the first state's noise against what the width implies; retrofits inherited Huginn's."""
     implied = math.sqrt(2 / (5 * sizes.hidden_size))
-    return round((keys.get("init_values") or {}).get("std", implied) / implied, 9)
+    return round(positive("std", keys.table("init_values").get("std", implied)) / implied, 9)
 
 
 def _donor(keys: Keys) -> str:
     """Return the donor's architecture. A published config names its modelling file at best."""
     keys.only(DONOR_KEY, *_DONORS)
-    hints = str(keys.get("auto_map", "_name_or_path", default="")).lower()
-    return str(keys.get(DONOR_KEY, default="olmo2" if "olmo" in hints else "llama"))
+    hints = str(keys.get("auto_map", "_name_or_path")).lower()
+    return str(keys.get(DONOR_KEY) or ("olmo2" if "olmo" in hints else "llama"))
 
 
 def _donor_of(block: BlockConfig) -> str:
@@ -192,31 +194,31 @@ def _donor_of(block: BlockConfig) -> str:
 
 
 def _sizes(keys: Keys) -> families.Sizes:
-    width, num_heads = keys.need("n_embd", "hidden_size"), keys.need("n_heads", "num_attention_heads")
+    width, num_heads = keys.count("n_embd", "hidden_size"), keys.count("n_heads", "num_attention_heads")
     keys.only("num_attention_heads", num_heads)
     keys.only("hidden_size", width)
     head_dim = width // num_heads
     if keys.get(DONOR_KEY):  # published code divides, whatever the key says
-        head_dim = keys.get("head_dim", default=head_dim)
+        head_dim = keys.count("head_dim", default=head_dim)
     keys.only("head_dim", head_dim)
-    prelude, core = keys.need("n_layers_in_prelude"), keys.need("n_layers_in_recurrent_block")
-    coda = keys.need("n_layers_in_coda")
-    if keys.get("n_layers", "num_hidden_layers", default=prelude + core + coda) != prelude + core + coda:
+    core = keys.count("n_layers_in_recurrent_block")
+    prelude, coda = (keys.count(f"n_layers_in_{part}", least=0) for part in ("prelude", "coda"))
+    if keys.count("n_layers", "num_hidden_layers", default=prelude + core + coda) != prelude + core + coda:
         raise CheckpointError(f"n_layers in config.json is not {prelude} + {core} + {coda}")
-    is_tied = keys.get("tie_embeddings")
-    keys.ignore("tie_word_embeddings", "num_hidden_layers", "vocab_size")
+    is_tied = keys.flag("tie_embeddings", "tie_word_embeddings")
+    keys.ignore("num_hidden_layers", "vocab_size")
     return families.Sizes(
-        vocab_size=keys.need("padded_vocab_size", "vocab_size"),
+        vocab_size=keys.count("padded_vocab_size", "vocab_size"),
         hidden_size=width,
-        intermediate_size=keys.need("intermediate_size"),
+        intermediate_size=keys.count("intermediate_size"),
         num_attention_heads=num_heads,
-        num_key_value_heads=keys.get("num_key_value_heads", default=num_heads),
+        num_key_value_heads=keys.count("num_key_value_heads", default=num_heads),
         head_dim=head_dim,
         num_prelude_layers=prelude,
         num_core_layers=core,
         num_coda_layers=coda,
-        max_position_embeddings=keys.get("block_size", default=4096),
-        recurrence_depth=keys.need("mean_recurrence"),
-        norm_eps=keys.get("norm_eps", default=1e-6),
-        tie_word_embeddings=bool(keys.get("tie_word_embeddings") if is_tied is None else is_tied),
+        max_position_embeddings=keys.count("block_size", default=4096),
+        recurrence_depth=keys.count("mean_recurrence"),
+        norm_eps=keys.number("norm_eps", default=1e-6),
+        tie_word_embeddings=is_tied,
     )

@@ -54,6 +54,9 @@ def plan(
     kv_dtype: Annotated[
         str | None, typer.Option(help="Keys and values: bfloat16, float32 or fp8.", rich_help_panel=_WHAT)
     ] = None,
+    batched_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of one step of the engine.", rich_help_panel=_WHAT)
+    ] = 8192,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a model takes of a machine, and what fits on it. Loads nothing and needs no GPU."""
@@ -66,6 +69,7 @@ def plan(
     demand = memory.Demand(
         concurrency=concurrency,
         context_length=context_length,
+        batched_tokens=batched_tokens,
         dtype=_one_of("--dtype", dtype, memory.WEIGHT_DTYPES),
         kv_dtype=None if kv_dtype is None else _one_of("--kv-dtype", kv_dtype, memory.KV_DTYPES),
     )

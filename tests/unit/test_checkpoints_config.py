@@ -140,6 +140,28 @@ def test_a_missing_key_is_named() -> None:
         read_config(config)
 
 
+WRONG = ("x", -1, 0, [], {}, None, 1.5, True, math.nan, math.inf, [1], {"a": 1})
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_a_value_of_the_wrong_kind_is_refused_and_never_a_crash(name: str) -> None:
+    config = published(name)
+    for key in [*config, "loopwright_loop", "rope_parameters", "layer_types"]:
+        for value in WRONG:
+            try:
+                read = read_config({**config, key: value})
+            except (CheckpointError, LoopConfigError):
+                continue
+            assert read.block.hidden_size == read_config(config).block.hidden_size, (key, value)
+
+
+@pytest.mark.parametrize("key", ["recurrence_depth", "window_start", "exit_threshold", "kv_policy"])
+def test_a_choice_of_the_wrong_kind_is_named(key: str) -> None:
+    wrong = 3 if key == "kv_policy" else "x"
+    with pytest.raises(CheckpointError, match=key):
+        read_config(published("qwen2.5-coder-1.5b", loopwright_loop={key: wrong}))
+
+
 def test_architectures_that_are_not_implemented_say_so() -> None:
     with pytest.raises(CheckpointError, match="LoopCoder-v2 shifts states"):
         read_config({"model_type": "iquestpltcoder", "plt_num_loops": 2})

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.checkpoints import adapter_for, read_config
-from model.checkpoints.loading import load_network, save_checkpoint
+from model.checkpoints.loading import checked_tensors, load_network, save_checkpoint
 from model.exceptions import CheckpointError
 from model.families import PRESETS
+from model.provision.quantise import quantise_tensors
 from model.testing import make_tiny_checkpoint, tiny_config, tiny_network
 
 FAMILIES = sorted(PRESETS)
@@ -168,6 +169,44 @@ def test_a_pytorch_file_without_code_in_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     got = load_network(tmp_path).state_dict()
     assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def quantised(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors as `loopwright model pull --dtype int8` writes them."""
+    return dict(quantise_tensors(load_file(folder / "model.safetensors").items()))
+
+
+def test_a_quantised_checkpoint_streams_with_its_scales(tmp_path: Path) -> None:
+    adapter = adapter_for(load_network(make_tiny_checkpoint("training-free", tmp_path)).config)
+    got = dict(checked_tensors(adapter, quantised(tmp_path).items(), is_quantised=True))
+    assert got["layers.0.self_attn.q_proj.weight"].dtype == torch.int8
+    assert got["layers.0.self_attn.q_proj.weight_scale"].shape == (64, 1)
+    lacking = {name: one for name, one in quantised(tmp_path).items() if ".2.mlp.up_proj" not in name}
+    with pytest.raises(CheckpointError, match=r"lacks model\.layers\.2\.mlp\.up_proj\.weight"):
+        list(checked_tensors(adapter, lacking.items(), is_quantised=True))
+
+
+def test_a_quantised_checkpoint_is_no_reference_network(tmp_path: Path) -> None:
+    make_tiny_checkpoint("training-free", tmp_path)
+    change_config(tmp_path, {"quantization_config": {"quant_method": "compressed-tensors"}})
+    with pytest.raises(CheckpointError, match="is quantised"):
+        load_network(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"model_type": '])
+def test_a_config_that_is_no_config_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_network(tmp_path)
+
+
+def test_an_index_cannot_point_out_of_the_folder(tmp_path: Path) -> None:
+    folder = make_tiny_checkpoint("ouro", tmp_path / "inside")
+    (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    index = {"weight_map": {"model.norm.weight": "../outside.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"\.\./outside"):
+        load_network(folder)
 
 
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:
