@@ -92,6 +92,7 @@ def _print_list(*, as_json: bool) -> None:
     from rich.table import Table
 
     from model import memory
+    from model.parameters import parameter_counts
 
     rows = []
     for name, source in memory.published_names().items():
@@ -101,7 +102,7 @@ def _print_list(*, as_json: bool) -> None:
             {
                 "name": name,
                 "family": config.family,
-                "num_parameters": memory.parameter_counts(config).total,
+                "num_parameters": parameter_counts(config).total,
                 "depth": config.max_recurrence_depth,
                 "kv_bytes_per_token": need.bytes_per_token,
                 "window_bytes": need.bytes_per_window_token * need.window_size,

@@ -10,7 +10,6 @@ from model.memory import (
     find_config,
     human_bytes,
     kv_need,
-    parameter_counts,
     plan,
     published_names,
     start_line,
@@ -18,6 +17,7 @@ from model.memory import (
     with_depth,
 )
 from model.network import LoopedNetwork
+from model.parameters import parameter_counts
 from model.testing import tiny_config
 
 KIB, MIB = 1 << 10, 1 << 20
