@@ -56,6 +56,7 @@ class Demand:
     concurrency: int = 8
     context_length: int = 8192
     dtype: WeightDtype = "bfloat16"
+    file_bytes: int | None = None  # of the checkpoint's weights, which then count instead of the dtype's
     kv_dtype: KVDtype | None = None  # None: float32 beside float32 weights, else bfloat16
     batched_tokens: int = 8192  # of one step of the engine
 
@@ -99,6 +100,8 @@ def plan(
     """
     kv = kv_need(config, kv_dtype(demand), num_devices=num_devices)
     weights = weight_bytes(config, demand.dtype, num_devices=num_devices)
+    if demand.file_bytes is not None:
+        weights = demand.file_bytes * weights // weight_bytes(config, demand.dtype)
     work = work_bytes(config, demand, num_devices=num_devices)
     work += (
         kv.bytes_per_window_token * demand.batched_tokens
@@ -189,6 +192,17 @@ def find_config(name: str) -> LoopedConfig:
         f"{name} is neither a published configuration nor a folder with config.json",
         hint=f"known: {', '.join(_published())}",
     )
+
+
+def demand_of_files(folder: Path, demand: Demand) -> Demand:
+    """Return `demand` with the weights that lie in a checkpoint's folder, in their own type."""
+    files = [path for suffix in ("safetensors", "bin") for path in folder.glob(f"*.{suffix}")]
+    config = read_config_file(folder)
+    is_wide = (
+        "float32" in (config.get("dtype"), config.get("torch_dtype")) and "quantization_config" not in config
+    )
+    num_bytes = sum(path.stat().st_size for path in files)
+    return replace(demand, dtype="float32" if is_wide else "bfloat16", file_bytes=num_bytes or None)
 
 
 def with_depth(config: LoopedConfig, depth: int | None, policy: str | None) -> LoopedConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
@@ -49,8 +50,12 @@ def plan(
         str | None, typer.Option(help="Where passes keep keys and values.", rich_help_panel=_WHAT)
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="Weights: bfloat16, float32, fp8, int8 or int4.", rich_help_panel=_WHAT)
-    ] = "bfloat16",
+        str | None,
+        typer.Option(
+            help="Weights: bfloat16, float32, fp8, int8, int4; else those in the folder, or bfloat16.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     kv_dtype: Annotated[
         str | None, typer.Option(help="Keys and values: bfloat16, float32 or fp8.", rich_help_panel=_WHAT)
     ] = None,
@@ -70,11 +75,13 @@ def plan(
         concurrency=concurrency,
         context_length=context_length,
         batched_tokens=batched_tokens,
-        dtype=_one_of("--dtype", dtype, memory.WEIGHT_DTYPES),
+        dtype=_one_of("--dtype", dtype or "bfloat16", memory.WEIGHT_DTYPES),
         kv_dtype=None if kv_dtype is None else _one_of("--kv-dtype", kv_dtype, memory.KV_DTYPES),
     )
     try:
         config = memory.with_depth(memory.find_config(name), depth, _policy(kv_policy))
+        if dtype is None and name not in memory.published_names():
+            demand = memory.demand_of_files(Path(name).expanduser(), demand)
     except ModelError as exc:
         raise InputError(str(exc), hint=exc.hint) from exc
     plans = [
@@ -143,7 +150,9 @@ def _print_plans(
     size = memory.human_bytes
     rows: dict[str, list[str]] = {
         "memory for the engine": [size(one.usable_bytes) for one in plans],
-        f"weights, {demand.dtype}": [size(one.weight_bytes) for one in plans],
+        f"weights, {demand.dtype if demand.file_bytes is None else 'as in the files'}": [
+            size(one.weight_bytes) for one in plans
+        ],
         "work space (estimate)": [size(one.work_bytes) for one in plans],
         "left for KV": [size(one.kv_room_bytes) for one in plans],
         f"KV per token, {memory.kv_dtype(demand)}": [size(one.kv.bytes_per_token) for one in plans],

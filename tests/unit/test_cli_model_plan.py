@@ -45,8 +45,10 @@ def test_depth_and_policy_change_what_fits() -> None:
 
 def test_a_checkpoint_s_folder_is_planned_for_as_well(tmp_path: Path) -> None:
     make_tiny_checkpoint("ouro", tmp_path)
-    got = json.loads(plan(str(tmp_path), "--context-length", "512", "--dtype", "float32", "--json").output)
+    got = json.loads(plan(str(tmp_path), "--context-length", "512", "--json").output)
     assert got[0]["fits"]
+    assert got[0]["weight_bytes"] == (tmp_path / "model.safetensors").stat().st_size
+    assert "weights, as in the files" in plan(str(tmp_path)).output
     assert (
         got[0]["kv"]["bytes_per_token"] == 2 * 4 * 2 * 2 * 32 * 4
     )  # layers, depth, k and v, heads, width, bytes
