@@ -215,6 +215,24 @@ class LoopedConfig:
         return self.num_prelude_layers + self.num_core_layers
 
     @property
+    def core_layers(self) -> range:
+        """Indices of the looped layers."""
+        return range(self.core_start, self.core_stop)
+
+    @property
+    def is_plain_at_depth_1(self) -> bool:
+        """Return whether one pass is a dense stack: nothing stands between prelude, core and coda."""
+        return (
+            self.injection == "none"
+            and self.state_init == "input"
+            and self.depth_encoding == "none"
+            and self.gate == "none"
+            and self.loop_order == "model"
+            and not (self.norms_prelude_output or self.norms_each_pass)
+            and not (self.norms_core_output or self.projects_core_output)
+        )
+
+    @property
     def is_depth_nested(self) -> bool:
         """Return whether pass t of a token is the same whatever the number of passes.
 
@@ -226,6 +244,7 @@ class LoopedConfig:
             and self.step_rule == "plain"
             and self.loop_order == "model"
             and self.kv_policy == "depth_indexed"
+            and self.gate not in ("token_choice", "expert_choice")
         )
 
     @property

@@ -51,7 +51,7 @@ class Halting:
     def rows(self, pass_index: int, state_TD: torch.Tensor) -> torch.Tensor:
         """Return the rows that run this pass, in the order of the batch (A,)."""
         rows_A = (self._to_run_T > pass_index).nonzero().squeeze(-1)
-        if self._parts.config.gate != "expert_choice":
+        if self._parts.config.gate != "expert_choice" or pass_index == 0:  # all run the first recursion
             return rows_A
         score_A = torch.sigmoid(self._parts.routers[pass_index](state_TD[rows_A])).squeeze(-1)
         dropped_A = rows_A[score_A < _CHOSEN_FROM]  # for good: later passes choose among the chosen

@@ -1,6 +1,6 @@
-"""What a loop is: which layers repeat, by which rule, how often. No torch here, so anyone may import it.
+"""The training-free loop of a dense checkpoint: which layers repeat, by which rule, how often. No torch here.
 
-The loop is training-free (arXiv 2605.23872): a window of layers in the middle of an ordinary checkpoint runs
+In the published recipe (arXiv 2605.23872) a window of layers in the middle of an ordinary checkpoint runs
 `depth` times instead of once. With g the window and x_0 its input, each pass is a damped sub-step
 
     x_{k+1} = x_k + step * (g(x_k) - x_k),    step = 1/depth
@@ -23,30 +23,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from model.exceptions import DepthError, LoopConfigError
+from model.exceptions import LoopConfigError
 
 StepRule = Literal["plain", "damped", "damped_anchored"]
-KV_POLICY = "depth_indexed"
-DEPTH_KEY = "recurrence_depth"  # in SamplingParams.extra_args and in HTTP's vllm_xargs
 
 # The paper's rule. Wider windows lose accuracy (Qwen3-1.7B: 6 layers -0.8 points, all 28 -27.7), and 7 of 9
 # architectures had their best window centred at 0.45 to 0.60 of the layers.
 _WINDOW_NUM_LAYERS = 4
 _WINDOW_CENTRE = 0.48
-
-
-def check_depth(value: object, max_recurrence_depth: int) -> int:
-    """Return `value` as a depth; see `LoopConfig.check_depth`, which most callers want.
-
-    Raises:
-        DepthError: it is no whole number from 1 to `max_recurrence_depth`.
-    """
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= max_recurrence_depth:
-        return value
-    raise DepthError(
-        f"{DEPTH_KEY} must be a whole number from 1 to {max_recurrence_depth}, got {value!r}",
-        hint="Ask for a smaller depth, or start the engine with a larger max_recurrence_depth.",
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,28 +67,6 @@ class LoopConfig:
     def num_window_layers(self) -> int:
         """Number of layers that repeat."""
         return self.window_stop - self.window_start
-
-    @property
-    def result_anchor_weight(self) -> float:
-        """Weight of the plain pass in the result, 0 where the step rule has no anchor."""
-        return self.anchor_weight if self.step_rule == "damped_anchored" else 0.0
-
-    def check_depth(self, value: object) -> int:
-        """Return `value` as a depth.
-
-        Raises:
-            DepthError: it is no whole number from 1 to `max_recurrence_depth`; True, 2.0 and "2" are none.
-        """
-        return check_depth(value, self.max_recurrence_depth)
-
-    def cache_salt(self, depth: int) -> str:
-        """Return the `cache_salt` that keeps this loop's and depth's prefix-cache blocks apart from others.
-
-        Keys and values inside and above the window depend on every setting that it names.
-        """
-        depth = self.check_depth(depth)
-        rule = f"{self.step_rule}:{self.result_anchor_weight!r}"
-        return f"loop:{KV_POLICY}:{self.window_start}-{self.window_stop}:{rule}:depth{depth}"
 
     def to_json_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""

@@ -150,8 +150,13 @@ class LoopParts(nn.Module):
 
     def read_out(self, hidden_TD: torch.Tensor) -> torch.Tensor:
         """Return what the head reads. Where each pass ends in the final norm, it is not applied again."""
+        return self.final_norm(hidden_TD) if self.norms_read_out else hidden_TD
+
+    @property
+    def norms_read_out(self) -> bool:
+        """Return whether `read_out` is the final norm."""
         is_normed = self.config.norms_each_pass and self.config.num_coda_layers == 0
-        return self.final_norm(hidden_TD) if self.config.has_final_norm and not is_normed else hidden_TD
+        return self.config.has_final_norm and not is_normed
 
     def hazard(self, state_AD: torch.Tensor) -> torch.Tensor | None:
         """Return the probability to stop now (A,), where the family has learned one."""

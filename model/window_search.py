@@ -37,7 +37,7 @@ class Candidate:
         """Return what it is called in results: "layers 10-13, depth 3" (both ends looped), or "plain"."""
         if self.depth == 1:
             return "plain"
-        rule = f"{self.loop.step_rule} {self.loop.result_anchor_weight:g}"
+        rule = f"{self.loop.step_rule} {self.loop.anchor_weight:g}"
         return f"layers {self.loop.window_start}-{self.loop.window_stop - 1}, depth {self.depth}, {rule}"
 
 

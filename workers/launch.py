@@ -48,12 +48,12 @@ class KeeperSettings:
     @classmethod
     def from_json(cls, text: str) -> KeeperSettings:
         """Return the settings that `to_json` wrote."""
-        from model.loop import LoopConfig
+        from model.config import LoopedConfig
 
         values = json.loads(text)
         loop = values["engine"].pop("loop")
         engine = EngineSettings(
-            **values.pop("engine"), loop=LoopConfig.from_json_dict(loop) if loop else None
+            **values.pop("engine"), loop=LoopedConfig.from_json_dict(loop) if loop else None
         )
         return cls(**values | {"engine": engine, "actor_names": tuple(values["actor_names"])})
 

@@ -2,6 +2,6 @@
 `LoopedNetwork`, and back.
 """
 
-from model.checkpoints.adapters import Adapter, adapter_for, read_config
+from model.checkpoints.adapters import Adapter, adapter_for, is_looped, read_config
 
-__all__ = ["Adapter", "adapter_for", "read_config"]
+__all__ = ["Adapter", "adapter_for", "is_looped", "read_config"]

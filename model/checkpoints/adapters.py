@@ -136,6 +136,12 @@ def read_config(config: Mapping[str, Any]) -> LoopedConfig:
     return replace(looped, **chosen)
 
 
+def is_looped(config: Mapping[str, Any]) -> bool:
+    """Return whether a config.json is of a family that was trained with loops."""
+    model_type = Keys(config).model_type
+    return model_type in _READERS and model_type not in llama_names.DENSE_TYPES
+
+
 def _family(config: LoopedConfig) -> _Family:
     return _FAMILIES.get(config.family, _NATIVE)
 

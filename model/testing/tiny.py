@@ -94,12 +94,15 @@ def make_tiny_checkpoint(family: str, path: Path, *, seed: int = 0, **changes: A
 
     Families without released weights get this project's own layout. `changes` replace fields of the config.
     """
+    return save_tiny(tiny_network(tiny_config(family, **changes), seed=seed), path)
+
+
+def save_tiny(network: LoopedNetwork, path: Path) -> Path:
+    """Write a network of `tiny_network` as a checkpoint, with a byte tokenizer, and return `path`."""
     from model.checkpoints.loading import save_checkpoint
 
-    config = tiny_config(family, **changes)
-    token_ids = {"bos_token_id": None, "eos_token_id": 258, "pad_token_id": 256}
-    save_checkpoint(tiny_network(config, seed=seed), path, token_ids=token_ids)
-    _save_tokenizer(path, config.max_position_embeddings)
+    save_checkpoint(network, path, token_ids={"bos_token_id": None, "eos_token_id": 258, "pad_token_id": 256})
+    _save_tokenizer(path, network.config.max_position_embeddings)
     return path
 
 

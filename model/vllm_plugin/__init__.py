@@ -2,9 +2,13 @@
 
 
 def register() -> None:
-    """Register the looped architectures by name, importing nothing heavy. Safe to call again."""
+    """Register the looped decoder, and configs that transformers does not know. Safe to call again."""
+    from transformers import AutoConfig
     from vllm import ModelRegistry
 
-    ModelRegistry.register_model(
-        "LoopedQwen2ForCausalLM", "model.vllm_plugin.looped_qwen2:LoopedQwen2ForCausalLM"
-    )
+    from model.vllm_plugin.hf_configs import LOOPED_CONFIGS
+    from model.vllm_plugin.setup import ARCHITECTURE
+
+    ModelRegistry.register_model(ARCHITECTURE, f"model.vllm_plugin.looped:{ARCHITECTURE}")
+    for config_class in LOOPED_CONFIGS:
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)

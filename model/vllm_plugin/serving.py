@@ -1,80 +1,69 @@
-"""How to start a vLLM engine for a looped model, and what every request to it must carry.
+"""How to start a vLLM engine for a looped model, and what a request to it may carry.
 
-Both halves come from the same `LoopConfig`:
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=path, **engine_kwargs(config)))
+    engine.generate(text, SamplingParams(extra_args=request_kwargs(config, depth)), request_id)
 
-    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=path, **engine_kwargs(loop)))
-    request = request_kwargs(loop, depth)
-    engine.generate(
-        {"prompt": text, "cache_salt": request.cache_salt},
-        SamplingParams(extra_args=request.extra_args), request_id)
-
-A request that names no depth runs at depth 1. One that names an impossible depth is refused where vLLM admits
-requests, before it reaches any batch, also over vLLM's own HTTP server (`vllm_xargs`, answered with 400).
-
-Prefix cache: keys and values depend on the depth, and vLLM keeps blocks apart by `cache_salt` alone. The
-depth and its salt therefore leave `request_kwargs` together. Whoever drives the engine without this module,
-by HTTP for example, must send both: a request of depth 2 without its salt may read blocks that a request of
-another depth wrote, and gets an answer that is neither depth's. vLLM's admission hook does not see the
-salt, so nothing here can refuse such a request; an engine open to such clients should run with
-`enable_prefix_caching=False`.
+A request that names no depth runs at the checkpoint's own. One that asks for what the model cannot do is
+refused where vLLM admits requests, before it reaches any batch, also over vLLM's own HTTP server
+(`vllm_xargs`, answered with 400). Prefix-cache blocks of different depths are kept apart by the scheduler,
+whoever sends the request.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from model.config import LoopedConfig
 from model.exceptions import EngineSetupError
-from model.loop import DEPTH_KEY, LoopConfig
+from model.requests import DEPTH_KEY, REPORT_KEY, RULE_KEY, THRESHOLD_KEY, check_request
 
-ARCHITECTURE = "LoopedQwen2ForCausalLM"
-LOOP_KEY = "loopwright_loop"  # in the checkpoint's config, beside vLLM's own settings
 CPU_WORKER_CLS = "model.vllm_plugin.worker.LoopedCPUWorker"
+_SCHEDULERS = "model.vllm_plugin.scheduler"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestKwargs:
-    """What one request must carry, in the two places where vLLM looks for it."""
+def engine_kwargs(config: LoopedConfig) -> dict[str, Any]:
+    """Return the arguments that make a checkpoint a looped model, for `AsyncEngineArgs` or `LLM`.
 
-    recurrence_depth: int  # as checked
-    extra_args: dict[str, Any]  # for SamplingParams
-    cache_salt: str  # for the prompt
-
-
-def engine_kwargs(loop: LoopConfig) -> dict[str, Any]:
-    """Return the arguments that turn a Qwen2 checkpoint into a looped model, for `AsyncEngineArgs` or `LLM`.
-
-    They hold `hf_overrides`, `logits_processors` and `enforce_eager`, and on a CPU `worker_cls`; a caller
-    with values of its own under these names must merge them. Eager, because the number of passes differs
-    from batch to batch, and compilation would keep the first one's.
+    A caller with values of its own under these names must merge them. Eager, because the number of passes
+    differs from batch to batch, and compilation would keep the first one's.
     """
     from vllm.platforms import current_platform
 
+    from model.vllm_plugin.admission import admission_class
+    from model.vllm_plugin.setup import hf_overrides
+
     settings: dict[str, Any] = {
-        "hf_overrides": {"architectures": [ARCHITECTURE], LOOP_KEY: loop.to_json_dict()},
-        "logits_processors": [admission_class(loop)],
+        "hf_overrides": hf_overrides(config),
+        "logits_processors": [admission_class(config)],
         "enforce_eager": True,
     }
     if current_platform.is_cpu():  # elsewhere runner V2 asks the model for its own state class
         settings["worker_cls"] = CPU_WORKER_CLS
+        settings["scheduler_cls"] = f"{_SCHEDULERS}.LoopedScheduler"  # vLLM has no other one for CPUs
+    else:
+        settings["scheduler_cls"] = f"{_SCHEDULERS}.LoopedAsyncScheduler"
+    if config.kv_policy in ("single", "single_restored"):
+        settings["enable_prefix_caching"] = False
     return settings
 
 
-def admission_class(loop: LoopConfig) -> str:
-    """Return the name under which vLLM loads the check of every request's depth."""
-    return f"model.vllm_plugin.admission:RecurrenceDepthUpTo{loop.max_recurrence_depth}"
-
-
-def request_kwargs(loop: LoopConfig, depth: object) -> RequestKwargs:
-    """Return what a request of `depth` carries.
+def request_kwargs(
+    config: LoopedConfig,
+    depth: object,
+    *,
+    exit_rule: str | None = None,
+    exit_threshold: float | None = None,
+    report_key: str | None = None,
+) -> dict[str, Any]:
+    """Return the `extra_args` of a request.
 
     Raises:
-        DepthError: the engine cannot serve this depth.
+        DepthError: the model cannot serve it.
     """
-    checked = loop.check_depth(depth)
-    return RequestKwargs(
-        recurrence_depth=checked, extra_args={DEPTH_KEY: checked}, cache_salt=loop.cache_salt(checked)
-    )
+    given = {DEPTH_KEY: depth, RULE_KEY: exit_rule, THRESHOLD_KEY: exit_threshold, REPORT_KEY: report_key}
+    extra_args = {key: value for key, value in given.items() if value is not None}
+    check_request(extra_args, config.max_recurrence_depth, config.exit_rules)
+    return extra_args
 
 
 def assert_registered() -> None:
@@ -87,6 +76,8 @@ def assert_registered() -> None:
     """
     from vllm import ModelRegistry
     from vllm.plugins import load_general_plugins
+
+    from model.vllm_plugin.setup import ARCHITECTURE
 
     load_general_plugins()
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():

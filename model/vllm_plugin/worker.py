@@ -1,21 +1,25 @@
-"""vLLM's CPU worker with a runner (V1) that hands each token's recurrence depth to the model."""
+"""vLLM's CPU worker with a runner (V1) that tells the model how deep requests run and keeps their reports."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from vllm.config import VllmConfig
+from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 from model.exceptions import EngineSetupError
-from model.vllm_plugin.depths import TokenDepths, requested_depth
+from model.requests import LoopRequest, loop_request
+from model.vllm_plugin.batch import LoopBatch, exit_request, segments
+from model.vllm_plugin.reports import LoopReports
 
 
 class LoopedCPUModelRunner(CPUModelRunner):
-    """The stock runner, with depths among the model's arguments.
+    """The stock runner, with the requests' loops among the model's arguments.
 
     They are read from the running requests at every step, so a preempted request that comes back, in whatever
     row, comes back at its depth.
@@ -23,17 +27,71 @@ class LoopedCPUModelRunner(CPUModelRunner):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
         super().__init__(vllm_config, device)
-        self._token_depths = TokenDepths(self.max_num_tokens, device)
+        self.loop_reports = LoopReports()
+        self.compacts_rows = True  # False: rows that are done run along, for comparison
         self._unsampled_states: dict[int, torch.Tensor] = {}
 
     def _init_model_kwargs(self, num_reqs: int | None = None) -> dict[str, Any]:
         kwargs = super()._init_model_kwargs(num_reqs)
         if num_reqs == 0:  # a profiling or warm-up run
-            return {**kwargs, **self._token_depths.for_dummy_batch(self.model.loop.max_recurrence_depth)}
+            config = self.model.loop
+            batch = LoopBatch.profiling(config.max_recurrence_depth, self.max_num_tokens)
+            return {**kwargs, "loop_batch": batch}
+        asked = self._asked()
+        batch = LoopBatch(
+            np.array([one.recurrence_depth for one in asked]),
+            np.diff(self.query_start_loc.np[: len(asked) + 1]),
+            [exit_request(one, self.model.loop) for one in asked],
+            self._regroup if self.compacts_rows else None,
+            any(one.report_key for one in asked),
+        )
+        return {**kwargs, "loop_batch": batch}
+
+    def _asked(self) -> list[LoopRequest]:
         req_ids = self.input_batch.req_ids[: self.input_batch.num_reqs]
-        depth_R = np.array([requested_depth(self.requests[req_id].sampling_params) for req_id in req_ids])
-        num_tokens_R = np.diff(self.query_start_loc.np[: len(req_ids) + 1])
-        return {**kwargs, **self._token_depths.for_batch(depth_R, num_tokens_R)}
+        params = (self.requests[req_id].sampling_params for req_id in req_ids)
+        return [loop_request(one.extra_args if one else None, self.model.loop) for one in params]
+
+    def _regroup(self, rows_A: np.ndarray) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        num_reqs = self.input_batch.num_reqs
+        runs = segments(
+            rows_A,
+            self.query_start_loc.np[: num_reqs + 1],
+            self.input_batch.num_computed_tokens_cpu[:num_reqs],
+        )
+        rows = torch.from_numpy(rows_A)
+        metadata: dict[str, Any] = {}
+        mappings: dict[str, torch.Tensor] = {}
+        for group_id, groups in enumerate(self.attn_groups):
+            table = self.input_batch.block_table[group_id]
+            common = CommonAttentionMetadata(
+                query_start_loc=torch.from_numpy(runs.query_start_loc),
+                query_start_loc_cpu=torch.from_numpy(runs.query_start_loc),
+                seq_lens=torch.from_numpy(runs.seq_lens),
+                seq_lens_cpu_upper_bound=torch.from_numpy(runs.seq_lens),
+                num_reqs=len(runs.seq_lens),
+                num_actual_tokens=len(rows_A),
+                max_query_len=int(np.diff(runs.query_start_loc).max()),
+                max_seq_len=int(runs.seq_lens.max()),
+                block_table_tensor=table.get_device_tensor(num_reqs)[torch.from_numpy(runs.request)],
+                slot_mapping=table.slot_mapping.gpu[rows],
+                positions=self.positions[rows],
+            )
+            for group in groups:
+                built = group.build_metadata(common, 0)
+                metadata |= dict.fromkeys(group.layer_names, built)
+                mappings |= dict.fromkeys(group.layer_names, common.slot_mapping)
+        return metadata, mappings
+
+    def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super()._model_forward(*args, **kwargs)
+        trace = getattr(self.model, "trace", None)
+        if trace is not None:
+            starts = self.query_start_loc.np
+            for i, one in enumerate(self._asked()):
+                if one.report_key:
+                    self.loop_reports.add(one.report_key, trace, int(starts[i]), int(starts[i + 1]))
+        return output
 
     # A request whose prompt is not yet read to its end is sampled like the others and its token thrown away.
     # vLLM then turns its seeded generator back by an offset, which CPU generators do not have: without the
@@ -72,3 +130,11 @@ class LoopedCPUWorker(CPUWorker):
             )
         super().init_device()
         self.model_runner = LoopedCPUModelRunner(self.vllm_config, self.device)
+
+    def take_loop_reports(self, keys: Sequence[str]) -> list[dict[str, Any] | None]:
+        """Return the reports under these keys and forget them; for `collective_rpc`."""
+        return [self.model_runner.loop_reports.take(key) for key in keys]
+
+    def compact_rows(self, is_on: bool) -> None:
+        """Switch between rows leaving the batch and rows running along masked; for `collective_rpc`."""
+        self.model_runner.compacts_rows = is_on

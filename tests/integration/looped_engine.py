@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.loop import LoopConfig
+from model.config import LoopedConfig
 
 BLOCK_SIZE = 32  # tokens of a KV block
 _llm: Any = None  # the child's engine
@@ -27,8 +27,10 @@ class Ask:
     token_ids: tuple[int, ...]
     depth: Any = None
     num_tokens: int = 16
-    salted: bool = True
     seed: int | None = None
+    exit_rule: str | None = None
+    exit_threshold: float | None = None
+    report_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Answer:
 class EngineProcess:
     """Starts an engine, looped unless `loop` is None, and asks it."""
 
-    def __init__(self, checkpoint: Path, loop: LoopConfig | None, **settings: Any) -> None:
+    def __init__(self, checkpoint: Path, loop: LoopedConfig | None, **settings: Any) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["vllm.entrypoints.llm", "vllm.v1.worker.cpu_worker"])
         self.loop = loop
@@ -63,6 +65,15 @@ class EngineProcess:
         """Run the requests one after the other."""
         return [answer for ask in asks for answer in self.ask(ask)]
 
+    def compact_rows(self, is_on: bool) -> None:
+        """Let rows that are done leave the batch, or run along masked."""
+        self.call(_rpc, "compact_rows", is_on)
+
+    def report(self, key: str) -> dict[str, Any]:
+        """Return what the loop did to the request that asked for a report under this key."""
+        [[report]] = self.call(_rpc, "take_loop_reports", [key])
+        return report
+
     def metric(self, name: str) -> float:
         """Return a counter of vLLM's own metrics."""
         return self.call(_metric, name)
@@ -72,7 +83,7 @@ class EngineProcess:
         self._pool.shutdown()
 
 
-def prompt_and_params(loop: LoopConfig | None, ask: Ask) -> tuple[Any, Any]:
+def prompt_and_params(loop: LoopedConfig | None, ask: Ask) -> tuple[Any, Any]:
     """Return what vLLM takes for a request, put together as the serving path does it."""
     from vllm import SamplingParams
 
@@ -83,11 +94,14 @@ def prompt_and_params(loop: LoopConfig | None, ask: Ask) -> tuple[Any, Any]:
     params = SamplingParams(
         temperature=temperature, seed=ask.seed, max_tokens=ask.num_tokens, ignore_eos=True, logprobs=4
     )
-    if loop is not None and ask.depth is not None:
-        request = request_kwargs(loop, ask.depth)
-        params.extra_args = request.extra_args
-        if ask.salted:
-            prompt["cache_salt"] = request.cache_salt
+    if loop is not None:
+        params.extra_args = request_kwargs(
+            loop,
+            ask.depth,
+            exit_rule=ask.exit_rule,
+            exit_threshold=ask.exit_threshold,
+            report_key=ask.report_key,
+        )
     return prompt, params
 
 
@@ -101,13 +115,13 @@ def answer_of(output: Any) -> Answer:
     )
 
 
-def run(llm: Any, loop: LoopConfig | None, asks: Sequence[Ask]) -> list[Answer]:
+def run(llm: Any, loop: LoopedConfig | None, asks: Sequence[Ask]) -> list[Answer]:
     """Run the requests as one batch on an engine of this process."""
     prompts, params = zip(*[prompt_and_params(loop, ask) for ask in asks], strict=True)
     return [answer_of(output) for output in llm.generate(list(prompts), list(params), use_tqdm=False)]
 
 
-def _start(checkpoint: Path, loop: LoopConfig | None, settings: dict[str, Any]) -> None:
+def _start(checkpoint: Path, loop: LoopedConfig | None, settings: dict[str, Any]) -> None:
     global _llm
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     import torch
@@ -136,6 +150,10 @@ def _start(checkpoint: Path, loop: LoopConfig | None, settings: dict[str, Any]) 
 
 def _call(function: Callable[..., Any], *args: Any) -> Any:
     return function(_llm, *args)
+
+
+def _rpc(llm: Any, method: str, *args: Any) -> Any:
+    return llm.collective_rpc(method, args=args)
 
 
 def _metric(llm: Any, name: str) -> float:

@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from model.checkpoints import read_config
+from model.config import LoopedConfig
 from model.loop import LoopConfig
+from model.testing import make_tiny_checkpoint, tiny_config
 from pipeline.exceptions import EnvironmentBrokenError, ModelUnavailableError
 from workers import ray_runtime, warm_engine, warm_state
 from workers.cluster import ClusterSettings
@@ -23,8 +27,28 @@ from workers.warm_state import WarmState
 def checkpoint(tmp_path) -> Path:
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"num_hidden_layers": 24}))
+    write_config(folder)
     return folder
+
+
+def write_config(folder: Path, **changes) -> LoopedConfig:
+    """Write config.json of a Qwen2 with 24 layers; return what it describes."""
+    config = {
+        "model_type": "qwen2",
+        "vocab_size": 64,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-6,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        **changes,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return read_config(config)
 
 
 def state(**changes) -> WarmState:
@@ -74,9 +98,7 @@ def test_a_later_process_with_the_keepers_pid_is_not_taken_for_it(tmp_path):
 
 
 def test_a_keeper_gets_the_settings_that_were_meant(tmp_path, checkpoint):
-    engine = EngineSettings(
-        model_path=str(checkpoint), loop=LoopConfig(window_start=2, window_stop=5, step_rule="plain")
-    )
+    engine = EngineSettings(model_path=str(checkpoint), loop=tiny_config("parcae"))
     settings = ClusterSettings(engine=engine, state_folder=tmp_path, num_replicas=2, address="auto")
     for is_warm in (True, False):
         keeper = settings.keeper(tmp_path / "k", is_warm=is_warm)
@@ -101,15 +123,27 @@ def test_an_engine_is_another_as_soon_as_one_setting_differs(checkpoint):
 
 def test_the_loop_of_an_engine_is_the_given_one_or_the_checkpoints_or_the_default(checkpoint):
     settings = EngineSettings(model_path=str(checkpoint), max_recurrence_depth=3)
-    default = LoopConfig.for_num_layers(24, max_recurrence_depth=3)
-    assert settings.resolved().loop == default
-    own = LoopConfig(window_start=1, window_stop=3, max_recurrence_depth=8)
-    (checkpoint / "config.json").write_text(
-        json.dumps({"num_hidden_layers": 24, "loopwright_loop": own.to_json_dict()})
-    )
-    assert settings.resolved().loop == LoopConfig(window_start=1, window_stop=3, max_recurrence_depth=3)
+    default = settings.resolved().loop
+    assert (default.core_start, default.core_stop, default.max_recurrence_depth) == (10, 14, 3)
+    own = write_config(checkpoint, loopwright_loop=LoopConfig(window_start=1, window_stop=3).to_json_dict())
+    assert settings.resolved().loop == replace(own, max_recurrence_depth=3)
     given = EngineSettings(model_path=str(checkpoint), loop=default, max_recurrence_depth=3)
     assert given.resolved().loop == default
+
+
+def test_a_checkpoint_that_was_trained_with_loops_runs_as_deep_as_that(tmp_path):
+    make_tiny_checkpoint("ouro", tmp_path, recurrence_depth=3, max_recurrence_depth=3)
+    for asked, served in ((1, 3), (5, 5)):
+        loop = EngineSettings(model_path=str(tmp_path), max_recurrence_depth=asked).resolved().loop
+        assert (loop.recurrence_depth, loop.max_recurrence_depth) == (3, served)
+
+
+def test_a_checkpoint_that_cannot_be_looped_says_why_and_runs_plain(checkpoint):
+    write_config(checkpoint)
+    (checkpoint / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    with pytest.raises(ModelUnavailableError, match="no adapter for model_type 'mamba'"):
+        EngineSettings(model_path=str(checkpoint)).resolved()
+    assert EngineSettings(model_path=str(checkpoint), max_recurrence_depth=1).resolved().loop is None
 
 
 def test_depth_one_alone_is_the_plain_model(checkpoint):

@@ -10,8 +10,8 @@ from workers.engine.settings import EngineSettings
 
 
 def resolved_dtype(folder: Path, checkpoint: str, asked: str = "auto") -> str:
-    (folder / "config.json").write_text(json.dumps({"num_hidden_layers": 6, "dtype": checkpoint}))
-    return EngineSettings(model_path=str(folder), dtype=asked).resolved().dtype
+    (folder / "config.json").write_text(json.dumps({"model_type": "any", "dtype": checkpoint}))
+    return EngineSettings(model_path=str(folder), dtype=asked, max_recurrence_depth=1).resolved().dtype
 
 
 def test_a_float32_checkpoint_is_not_turned_into_bfloat16(tmp_path: Path) -> None:

@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from model.exceptions import EngineSetupError, LoopConfigError
-from model.loop import LoopConfig
-from model.vllm_plugin.serving import LOOP_KEY, admission_class, engine_kwargs, request_kwargs
+from model.checkpoints.native import CONFIG_KEY
+from model.config import LoopedConfig
+from model.exceptions import DepthError, EngineSetupError
+from model.testing import tiny_config
+from model.vllm_plugin.admission import admission_class
+from model.vllm_plugin.serving import engine_kwargs, request_kwargs
 
-LOOP = LoopConfig(window_start=1, window_stop=3, max_recurrence_depth=4)
+OURO = tiny_config("ouro")
+DENSE = tiny_config("training-free")
 
 
-def validate_under_v1(params: Any) -> None:
+def validate_under_v1(params: Any, config: LoopedConfig = OURO) -> None:
     from vllm.v1.sample.logits_processor import validate_logits_processors_parameters
 
-    validate_logits_processors_parameters([admission_class(LOOP)], params)
+    validate_logits_processors_parameters([admission_class(config)], params)
 
 
-def validate_under_v2(params: Any) -> None:
+def validate_under_v2(params: Any, config: LoopedConfig = OURO) -> None:
     from vllm.v1.worker.gpu.sample.logits_processor.loader import (
         build_custom_logits_processors_params_validator,
     )
 
-    build_custom_logits_processors_params_validator([admission_class(LOOP)])(params)
+    build_custom_logits_processors_params_validator([admission_class(config)])(params)
 
 
 BOTH_RUNNERS = pytest.mark.parametrize("validate", [validate_under_v1, validate_under_v2])
 
 
 @BOTH_RUNNERS
-@pytest.mark.parametrize("extra_args", [None, {}, {"other": "x"}, request_kwargs(LOOP, 4).extra_args])
-def test_request_with_a_servable_depth_or_none_is_admitted(validate: Any, extra_args: dict | None) -> None:
+@pytest.mark.parametrize(
+    "extra_args",
+    [
+        None,
+        {},
+        {"other": "x"},
+        request_kwargs(OURO, 4),
+        request_kwargs(OURO, 4, exit_rule="hazard", exit_threshold=0.7, report_key="mine"),
+        {"exit_rule": "none"},
+    ],
+)
+def test_request_that_can_be_served_is_admitted(validate: Any, extra_args: dict | None) -> None:
     from vllm import SamplingParams
 
     validate(SamplingParams(extra_args=extra_args))
@@ -49,10 +64,40 @@ def test_request_with_any_other_depth_is_refused_as_the_clients_fault(validate: 
         validate(SamplingParams(extra_args={"recurrence_depth": depth}))
 
 
+@pytest.mark.parametrize(
+    ("config", "extra_args", "message"),
+    [
+        (OURO, {"exit_rule": "act"}, "exit_rule 'act' is not one of this model's"),
+        (DENSE, {"exit_rule": "latent"}, "is not one of this model's"),
+        (OURO, {"exit_rule": ["latent"]}, "is not one of this model's"),
+        (DENSE, {"exit_threshold": 0.5}, "cannot stop early"),
+        (OURO, {"exit_threshold": 0}, "above 0"),
+        (OURO, {"exit_threshold": float("nan")}, "above 0"),
+        (OURO, {"exit_threshold": "0.5"}, "above 0"),
+        (OURO, {"exit_rule": "hazard", "exit_threshold": 1.5}, "is a probability"),
+        (OURO, {"exit_rule": "argmax", "exit_threshold": 1.5}, "is a number of passes"),
+        (OURO, {"loop_report": 7}, "must be a name of your choice"),
+    ],
+)
+def test_request_with_an_impossible_exit_is_refused(
+    config: LoopedConfig, extra_args: dict, message: str
+) -> None:
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
+
+    with pytest.raises(VLLMValidationError, match=message):
+        validate_under_v1(SamplingParams(extra_args=extra_args), config)
+
+
+def test_arguments_of_a_request_are_checked_where_they_are_made() -> None:
+    with pytest.raises(DepthError, match="from 1 to 4, got 9"):
+        request_kwargs(OURO, 9)
+
+
 def test_admission_class_leaves_logits_alone_under_either_runner() -> None:
     from model.vllm_plugin import admission
 
-    cls = admission.RecurrenceDepthUpTo4
+    cls = admission.LoopUpTo4By_latent
     logits = object()
     assert cls(None, None, False).apply(logits) is logits  # runner V1
     assert cls(None, None).apply(logits, None) is logits  # runner V2
@@ -60,61 +105,71 @@ def test_admission_class_leaves_logits_alone_under_either_runner() -> None:
     assert not cls(None, None).add_request(0, None)
 
 
-@pytest.mark.parametrize("name", ["RecurrenceDepthUpTo0", "RecurrenceDepthUpTo", "RecurrenceDepthUpTo4x"])
-def test_name_without_a_limit_is_no_admission_class(name: str) -> None:
+@pytest.mark.parametrize("name", ["LoopUpTo0By", "LoopUpToBy", "LoopUpTo4", "LoopUpTo4By_", "LoopUpTo4By_A"])
+def test_name_without_limits_is_no_admission_class(name: str) -> None:
     from model.vllm_plugin import admission
 
     with pytest.raises(AttributeError):
         getattr(admission, name)
 
 
-def vllm_config(**changes: Any) -> SimpleNamespace:
+def vllm_config(config: LoopedConfig = OURO, **changes: Any) -> SimpleNamespace:
     values: dict[str, Any] = {
-        "loop": LOOP.to_json_dict(),
-        "logits_processors": [admission_class(LOOP)],
+        "loop": config.to_json_dict(),
+        "logits_processors": [admission_class(config)],
         "num_pipeline_ranks": 1,
+        "num_tensor_ranks": 1,
         "speculative_config": None,
+        "lora_config": None,
+        "enable_prefix_caching": True,
     } | changes
     return SimpleNamespace(
         model_config=SimpleNamespace(
-            hf_config=SimpleNamespace(num_hidden_layers=6, **{LOOP_KEY: values["loop"]}),
+            hf_config=SimpleNamespace(num_hidden_layers=6, **{CONFIG_KEY: values["loop"]}),
             logits_processors=values["logits_processors"],
         ),
-        parallel_config=SimpleNamespace(pipeline_parallel_size=values["num_pipeline_ranks"]),
+        parallel_config=SimpleNamespace(
+            pipeline_parallel_size=values["num_pipeline_ranks"],
+            tensor_parallel_size=values["num_tensor_ranks"],
+        ),
+        cache_config=SimpleNamespace(enable_prefix_caching=values["enable_prefix_caching"]),
         speculative_config=values["speculative_config"],
+        lora_config=values["lora_config"],
     )
 
 
 def test_engine_with_the_serving_arguments_runs_their_loop() -> None:
-    from model.vllm_plugin.looped_qwen2 import checked_loop
+    from model.vllm_plugin.setup import checked_config
 
-    settings = engine_kwargs(LOOP)
+    settings = engine_kwargs(OURO)
     config = vllm_config(
-        loop=settings["hf_overrides"][LOOP_KEY], logits_processors=settings["logits_processors"]
+        loop=settings["hf_overrides"][CONFIG_KEY], logits_processors=settings["logits_processors"]
     )
-    assert checked_loop(config) == LOOP
+    assert checked_config(config) == OURO
+
+
+ONE_SLOT = replace(OURO, kv_policy="single")
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("config", "change", "message"),
     [
-        ({"loop": None}, "no loop settings"),
-        ({"logits_processors": None}, "nothing checks the depth"),
-        ({"logits_processors": ["model.vllm_plugin.admission:RecurrenceDepthUpTo8"]}, "nothing checks"),
-        ({"num_pipeline_ranks": 2}, "pipeline ranks"),
-        ({"speculative_config": object()}, "speculative decoding"),
+        (OURO, {"loop": None}, "no loop settings"),
+        (OURO, {"logits_processors": None}, "nothing checks the depth"),
+        (OURO, {"logits_processors": ["model.vllm_plugin.admission:LoopUpTo8By"]}, "nothing checks"),
+        (OURO, {"num_pipeline_ranks": 2}, "pipeline ranks"),
+        (OURO, {"speculative_config": object()}, "speculative decoding"),
+        (OURO, {"lora_config": object()}, "LoRA adapters"),
+        (OURO, {"num_tensor_ranks": 4}, "heads do not divide"),
+        (tiny_config("moeut"), {"num_tensor_ranks": 2}, "experts are not split"),
+        (tiny_config("mor"), {}, "keys by recursion cannot be served"),
+        (ONE_SLOT, {}, "prefix"),
     ],
 )
-def test_engine_that_would_run_the_loop_wrongly_does_not_start(change: dict, message: str) -> None:
-    from model.vllm_plugin.looped_qwen2 import checked_loop
+def test_engine_that_would_run_the_loop_wrongly_does_not_start(
+    config: LoopedConfig, change: dict, message: str
+) -> None:
+    from model.vllm_plugin.setup import checked_config
 
     with pytest.raises(EngineSetupError, match=message):
-        checked_loop(vllm_config(**change))
-
-
-def test_window_beyond_the_checkpoint_is_refused() -> None:
-    from model.vllm_plugin.looped_qwen2 import checked_loop
-
-    loop = LoopConfig(window_start=4, window_stop=8)
-    with pytest.raises(LoopConfigError, match="ends at layer 8, the checkpoint at 6"):
-        checked_loop(vllm_config(loop=loop.to_json_dict(), logits_processors=[admission_class(loop)]))
+        checked_config(vllm_config(config, **change))

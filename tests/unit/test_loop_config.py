@@ -2,11 +2,16 @@
 
 import dataclasses
 import itertools
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from model.exceptions import DepthError, LoopConfigError
+from model.config import LoopedConfig
+from model.exceptions import LoopConfigError
 from model.loop import LoopConfig
+from model.requests import cache_salt, loop_request
+from model.testing import tiny_config
 
 LOOP = LoopConfig(window_start=10, window_stop=14)
 
@@ -26,20 +31,6 @@ LOOP = LoopConfig(window_start=10, window_stop=14)
 def test_default_window_is_four_layers_around_the_middle(num_layers: int, window: tuple[int, int]) -> None:
     loop = LoopConfig.for_num_layers(num_layers)
     assert (loop.window_start, loop.window_stop) == window
-
-
-@pytest.mark.parametrize("depth", [1, 2, 4])
-def test_depth_within_the_range_is_served(depth: int) -> None:
-    assert LOOP.check_depth(depth) == depth
-
-
-@pytest.mark.parametrize("value", [0, 5, -1, True, False, 2.0, "2", None, [1], float("nan")])
-def test_any_other_depth_is_refused_with_the_range_and_the_value(value: object) -> None:
-    with pytest.raises(DepthError) as caught:
-        LOOP.check_depth(value)
-    assert isinstance(caught.value, ValueError)
-    assert str(caught.value) == f"recurrence_depth must be a whole number from 1 to 4, got {value!r}"
-    assert caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -70,28 +61,27 @@ def test_settings_with_missing_or_unknown_keys_are_refused(values: dict) -> None
         LoopConfig.from_json_dict(values)
 
 
-def test_every_loop_and_depth_has_a_salt_of_its_own_that_vllm_takes() -> None:
-    loops = [
-        LOOP,
-        dataclasses.replace(LOOP, window_start=9),
-        dataclasses.replace(LOOP, window_stop=15),
-        dataclasses.replace(LOOP, anchor_weight=0.1 + 0.2),
-        dataclasses.replace(LOOP, step_rule="damped"),
-        dataclasses.replace(LOOP, step_rule="plain"),
+def test_every_loop_depth_and_exit_has_a_salt_of_its_own() -> None:
+    base = tiny_config("training-free")
+    configs = [
+        base,
+        replace(base, num_prelude_layers=0, num_coda_layers=2),
+        replace(base, anchor_weight=0.1 + 0.2),
+        replace(base, step_rule="damped"),
+        replace(base, later_attention="shared"),
+        replace(base, step_rule="plain"),
     ]
-    salts = [loop.cache_salt(depth) for loop, depth in itertools.product(loops, (1, 2, 3, 4))]
+    salts = [salt(config, depth) for config, depth in itertools.product(configs, (1, 2, 3, 4))]
+    salts += [salt(configs[-1], 4, exit_rule="latent", exit_threshold=one) for one in (0.1, 0.2)]
     assert len(set(salts)) == len(salts)
-    for salt in salts:
-        assert 0 < len(salt) <= 128
-        assert not set(salt) & set("@/\\\0")
 
 
-def test_a_setting_that_changes_no_answer_changes_no_salt() -> None:
-    assert dataclasses.replace(LOOP, max_recurrence_depth=8).cache_salt(2) == LOOP.cache_salt(2)
-    damped = dataclasses.replace(LOOP, step_rule="damped")
-    assert dataclasses.replace(damped, anchor_weight=0.9).cache_salt(2) == damped.cache_salt(2)
+def test_a_setting_that_changes_no_cached_key_changes_no_salt() -> None:
+    base = tiny_config("ouro")
+    assert salt(replace(base, max_recurrence_depth=8), 2) == salt(base, 2)
+    # Nested depths: a row that stops is computed to its depth all the same.
+    assert salt(base, 4, exit_rule="latent", exit_threshold=0.1) == salt(base, 4)
 
 
-def test_no_salt_for_a_depth_that_is_not_served() -> None:
-    with pytest.raises(DepthError):
-        LOOP.cache_salt(5)
+def salt(config: LoopedConfig, depth: int, **extra_args: Any) -> str:
+    return cache_salt(config, loop_request({"recurrence_depth": depth, **extra_args}, config))

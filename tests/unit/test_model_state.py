@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from model.loop import LoopConfig
+from model.testing import tiny_config
+from model.vllm_plugin.batch import LoopBatch
 
 MAX_NUM_REQS = 4
 MAX_NUM_TOKENS = 16
 
 
 class StubModel(nn.Module):
-    loop = LoopConfig(window_start=1, window_stop=3, max_recurrence_depth=4)
+    loop = tiny_config("ouro", recurrence_depth=1)
 
 
 @pytest.fixture
@@ -39,9 +40,8 @@ def state() -> Any:
     return LoopedModelState(config, StubModel(), None, torch.device("cpu"))
 
 
-def request(depth: int | None) -> SimpleNamespace:
-    extra_args = None if depth is None else {"recurrence_depth": depth}
-    return SimpleNamespace(sampling_params=SimpleNamespace(extra_args=extra_args))
+def request(**extra_args: Any) -> SimpleNamespace:
+    return SimpleNamespace(sampling_params=SimpleNamespace(extra_args=extra_args or None))
 
 
 def batch(slots_and_num_tokens: list[tuple[int, int]]) -> SimpleNamespace:
@@ -55,62 +55,50 @@ def batch(slots_and_num_tokens: list[tuple[int, int]]) -> SimpleNamespace:
     )
 
 
-def depths(inputs: dict[str, Any]) -> list[int]:
-    return inputs["recurrence_depth"].tolist()
+def inputs(state: Any, *slots_and_num_tokens: tuple[int, int]) -> LoopBatch:
+    return state.prepare_inputs(batch(list(slots_and_num_tokens)), None)["loop_batch"]
 
 
 def test_every_token_gets_its_requests_depth_and_padding_gets_1(state: Any) -> None:
     for slot, depth in enumerate((3, 1, 2)):
-        state.add_request(slot, request(depth))
-    inputs = state.prepare_inputs(batch([(2, 3), (0, 1), (1, 2)]), None)
-    assert depths(inputs) == [2, 2, 2, 3, 1, 1] + [1] * 10
-    assert inputs["deepest_recurrence"] == 3
+        state.add_request(slot, request(recurrence_depth=depth))
+    got = inputs(state, (2, 3), (0, 1), (1, 2))
+    assert got.depth_of_rows(8).tolist() == [2, 2, 2, 3, 1, 1, 1, 1]
+    assert got.deepest == 3
 
 
-def test_batch_runs_as_deep_as_its_deepest_request_only(state: Any) -> None:
-    for slot, depth in enumerate((4, 1, 2)):
-        state.add_request(slot, request(depth))
-    assert state.prepare_inputs(batch([(1, 1), (2, 1)]), None)["deepest_recurrence"] == 2
-    assert state.prepare_inputs(batch([(1, 5)]), None)["deepest_recurrence"] == 1
+def test_every_request_stops_by_its_own_rule(state: Any) -> None:
+    state.add_request(0, request(recurrence_depth=4, exit_rule="latent", exit_threshold=0.25))
+    state.add_request(1, request(recurrence_depth=2, exit_rule="none"))
+    got = inputs(state, (1, 1), (0, 1))
+    assert [(one.rule, one.threshold) for one in got.exits_R] == [("none", 1.0), ("latent", 0.25)]
 
 
 @pytest.mark.parametrize(
-    "successor", [request(None), SimpleNamespace(sampling_params=None)], ids=["no depth", "does not sample"]
+    "successor", [request(), SimpleNamespace(sampling_params=None)], ids=["no depth", "does not sample"]
 )
 def test_recycled_slot_forgets_the_depth_of_its_last_request(state: Any, successor: SimpleNamespace) -> None:
-    state.add_request(1, request(4))
+    state.add_request(1, request(recurrence_depth=4))
     state.remove_request("first")
     state.add_request(1, successor)
-    inputs = state.prepare_inputs(batch([(1, 2)]), None)
-    assert depths(inputs)[:2] == [1, 1]
-    assert inputs["deepest_recurrence"] == 1
+    assert inputs(state, (1, 2)).depth_R.tolist() == [1]
 
 
-def test_smaller_batch_leaves_nothing_of_a_larger_one(state: Any) -> None:
-    state.add_request(0, request(4))
-    state.add_request(1, request(2))
-    state.prepare_inputs(batch([(0, 16)]), None)
-    assert depths(state.prepare_inputs(batch([(1, 3)]), None)) == [2, 2, 2] + [1] * 13
-
-
-def test_dummy_inputs_have_the_same_keys_and_buffer_and_run_every_pass(state: Any) -> None:
-    state.add_request(0, request(2))
+def test_dummy_inputs_have_the_same_keys_and_run_every_pass(state: Any) -> None:
+    state.add_request(0, request(recurrence_depth=2))
     real = state.prepare_inputs(batch([(0, 2)]), None)
-    address = real["recurrence_depth"].data_ptr()
     dummy = state.prepare_dummy_inputs(2, 8)
     assert dummy.keys() == real.keys()
-    assert dummy["recurrence_depth"].data_ptr() == address
-    assert dummy["deepest_recurrence"] == 4
-    assert state.prepare_inputs(batch([(0, 1)]), None)["recurrence_depth"].data_ptr() == address
+    assert dummy["loop_batch"].depth_of_rows(8).tolist() == [4] * 8
 
 
 def test_runner_v2_finds_the_state_through_the_model() -> None:
     from vllm.v1.worker.gpu.model_states import resolve_model_state_cls
 
-    from model.vllm_plugin.looped_qwen2 import LoopedQwen2ForCausalLM
+    from model.vllm_plugin.looped import LoopedForCausalLM
     from model.vllm_plugin.model_state import LoopedModelState
 
-    model = LoopedQwen2ForCausalLM.__new__(LoopedQwen2ForCausalLM, vllm_config=SimpleNamespace())
+    model = LoopedForCausalLM.__new__(LoopedForCausalLM)
     assert resolve_model_state_cls(None, model) is LoopedModelState
 
 

@@ -98,7 +98,7 @@ class VllmBackend:
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
         from vllm.v1.engine.exceptions import EngineGenerateError
 
-        prompt: dict[str, Any] = {"prompt_token_ids": tokens, "cache_salt": self._cache_salt(sampling)}
+        prompt = {"prompt_token_ids": tokens}
         outputs = self._engine.generate(prompt, self._sampling_params(sampling, seed), request_id)
         try:
             async for output in outputs:
@@ -122,9 +122,6 @@ class VllmBackend:
     def shutdown(self) -> None:
         """End the engine's processes."""
         self._engine.shutdown(timeout=0)
-
-    def _cache_salt(self, sampling: Sampling) -> str:
-        return self._loop.cache_salt(sampling.recurrence_depth) if self._loop else "depth1"
 
     def _sampling_params(self, sampling: Sampling, seed: int) -> Any:
         """Return vLLM's form of `sampling`; raises ValueError for a value it does not take."""
@@ -161,7 +158,7 @@ class VllmBackend:
             return None
         from model.vllm_plugin.serving import request_kwargs
 
-        return request_kwargs(self._loop, depth).extra_args
+        return request_kwargs(self._loop, depth)
 
 
 def engine_args(settings: EngineSettings) -> dict[str, Any]:

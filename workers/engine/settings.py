@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.exceptions import ModelUnavailableError
 
 if TYPE_CHECKING:
-    from model.loop import LoopConfig
+    from model.config import LoopedConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +28,14 @@ class EngineSettings:
     kv_cache_bytes: int = 2 << 30
     num_threads: int | None = None  # None: every CPU that this process may use
     seed: int = 0
-    loop: LoopConfig | None = None  # None: the checkpoint's own loop, or the default window for its layers
+    loop: LoopedConfig | None = None  # None: as the checkpoint says, or the default window for its layers
     enable_prefix_caching: bool = True
 
     def resolved(self) -> EngineSettings:
         """Return the settings with an absolute path and the loop that the engine will run.
 
         Raises:
-            ModelUnavailableError: the folder holds no readable config.json.
+            ModelUnavailableError: the folder holds no readable config.json, or one that cannot be looped.
         """
         path = Path(self.model_path).expanduser().resolve()
         config = _read_config(path)
@@ -51,19 +51,22 @@ class EngineSettings:
         dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
         return computing_dtype(dtype, "quantization_config" in config) if is_cpu_build() else dtype
 
-    def _loop(self, config: dict) -> LoopConfig | None:
-        from model.loop import LoopConfig
-        from model.vllm_plugin.serving import LOOP_KEY
+    def _loop(self, config: dict) -> LoopedConfig | None:
+        from model.checkpoints import is_looped, read_config
+        from model.exceptions import ModelError
 
-        if self.max_recurrence_depth == 1 and self.loop is None:
+        is_trained = is_looped(config)
+        if self.max_recurrence_depth == 1 and self.loop is None and not is_trained:
             return None
-        if self.loop is not None:
-            loop = self.loop
-        elif LOOP_KEY in config:
-            loop = LoopConfig.from_json_dict(config[LOOP_KEY])
-        else:
-            loop = LoopConfig.for_num_layers(config["num_hidden_layers"])
-        return replace(loop, max_recurrence_depth=self.max_recurrence_depth)
+        try:
+            loop = self.loop or read_config(config)
+            least = loop.recurrence_depth if is_trained else 1
+            return replace(loop, max_recurrence_depth=max(self.max_recurrence_depth, least))
+        except ModelError as error:
+            raise ModelUnavailableError(
+                f"the checkpoint cannot be looped: {error}",
+                hint=error.hint or "A plain model of any architecture runs with max_recurrence_depth 1.",
+            ) from error
 
     @property
     def engine_id(self) -> str:

@@ -1,0 +1,97 @@
+"""What an engine's configuration must hold for a looped model: written at first, checked in the worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.config import VllmConfig
+
+from model.checkpoints.native import CONFIG_KEY
+from model.config import LoopedConfig
+from model.exceptions import EngineSetupError
+
+ARCHITECTURE = "LoopedForCausalLM"
+_HINT = "Start the engine with the arguments of model.vllm_plugin.serving.engine_kwargs."
+
+
+def hf_overrides(config: LoopedConfig) -> dict[str, Any]:
+    """Return what vLLM's copy of the checkpoint's config must say, in the names that vLLM knows.
+
+    Published configs of looped families name their sizes in ways that vLLM does not read (n_embd, …).
+    """
+    block = config.block
+    return {
+        "architectures": [ARCHITECTURE],
+        CONFIG_KEY: config.to_json_dict(),
+        "vocab_size": config.vocab_size,
+        "hidden_size": block.hidden_size,
+        "intermediate_size": block.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": block.num_attention_heads,
+        "num_key_value_heads": block.num_key_value_heads,
+        "head_dim": block.head_dim,
+        "max_position_embeddings": config.max_position_embeddings,
+        "tie_word_embeddings": config.tie_word_embeddings,
+    }
+
+
+def checked_config(vllm_config: VllmConfig) -> LoopedConfig:
+    """Return the engine's looped decoder.
+
+    Raises:
+        EngineSetupError: the engine lacks its settings, or the check of requests, or uses a feature that
+        would
+            run it wrongly.
+        LoopConfigError: the settings contradict themselves.
+    """
+    from model.vllm_plugin.admission import admission_class
+
+    settings = getattr(vllm_config.model_config.hf_config, CONFIG_KEY, None)
+    if not isinstance(settings, dict):
+        raise EngineSetupError("the engine's configuration holds no loop settings", hint=_HINT)
+    config = LoopedConfig.from_json_dict(settings)
+    if admission_class(config) not in (vllm_config.model_config.logits_processors or []):
+        raise EngineSetupError("nothing checks the depth of requests at admission", hint=_HINT)
+    if vllm_config.parallel_config.pipeline_parallel_size > 1:
+        # A rank would loop over its own part of the core only, which is another function.
+        raise EngineSetupError("a loop cannot be split over pipeline ranks", hint="Set them to 1.")
+    if vllm_config.speculative_config is not None:
+        raise EngineSetupError("speculative decoding does not know recurrence depths; turn it off")
+    if vllm_config.lora_config is not None:
+        # vLLM finds a row's adapter by its place in the batch, and rows leave the batch between passes.
+        raise EngineSetupError("LoRA adapters are not supported with a loop", hint="Merge the adapter.")
+    _check_ranks(config, vllm_config.parallel_config.tensor_parallel_size)
+    _check_servable(config)
+    if config.kv_policy in ("single", "single_restored") and vllm_config.cache_config.enable_prefix_caching:
+        raise EngineSetupError(
+            f"with kv_policy {config.kv_policy} a prefix hit changes the answer",
+            hint="Set enable_prefix_caching to False.",
+        )
+    return config
+
+
+def _check_ranks(config: LoopedConfig, num_ranks: int) -> None:
+    if num_ranks == 1:
+        return
+    block = config.block
+    reasons = {
+        "experts are not split over ranks": block.moe is not None,
+        "norms over all heads are not split over ranks": block.qk_norm == "projection",
+        "its heads do not divide by the ranks": block.num_attention_heads % num_ranks != 0
+        or block.num_key_value_heads % num_ranks != 0,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise EngineSetupError(
+                f"{config.family} does not run on {num_ranks} tensor-parallel ranks: {reason}",
+                hint="Set tensor_parallel_size to 1.",
+            )
+
+
+def _check_servable(config: LoopedConfig) -> None:
+    if config.gate in ("expert_choice", "token_choice") and config.later_attention != "shared":
+        # Keys by recursion leave gaps in a slot, and a paged cache has places for all tokens of a sequence.
+        raise EngineSetupError(
+            "a router's keys by recursion cannot be served",
+            hint='Set later_attention to "shared": all recursions then read the first one\'s keys.',
+        )
