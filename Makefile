@@ -6,7 +6,7 @@ PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-unit test-loops test-integration test-escape bench-sandbox bench-kills test-e2e real-cases lock clean
+.PHONY: help setup demo test lint test-unit test-loops test-integration test-escape bench-sandbox bench-loops bench-kills test-e2e real-cases lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -40,6 +40,10 @@ test-escape: setup  ## attacks on both sandboxes, one test each
 bench-sandbox: setup  ## what a sandbox costs over the bare command, cold and warm
 	$(BIN)/loopwright sandbox build
 	$(BIN)/python -m tests.benchmarks.sandbox.overhead
+
+bench-loops: setup  ## what depth costs: against stock vLLM, mixed batches against ideal, masked and apart
+	$(BIN)/loopwright model pull
+	$(BIN)/python -m tests.benchmarks.loops.cost
 
 bench-kills: setup  ## 50 kills at random moments: what is left, and whether the work comes to the same end
 	$(BIN)/loopwright sandbox build

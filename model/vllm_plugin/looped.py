@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from vllm.config import VllmConfig
 from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.logger import init_logger
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.models.interfaces import SupportsQuant
@@ -22,6 +23,7 @@ from vllm.sequence import IntermediateTensors
 
 from model.config import LoopedConfig
 from model.exceptions import EngineSetupError
+from model.memory import KVDtype, start_line
 from model.parts import LoopParts
 from model.vllm_plugin.attention import LoopedAttention
 from model.vllm_plugin.batch import LoopBatch
@@ -32,6 +34,7 @@ from model.vllm_plugin.setup import checked_config
 from model.vllm_plugin.weights import served_tensors
 
 _HINT = "Start the engine with the arguments of model.vllm_plugin.serving.engine_kwargs."
+logger = init_logger(__name__)
 _FUSED_ATTENTION = {
     ".q_proj": (".qkv_proj", "q"),
     ".k_proj": (".qkv_proj", "k"),
@@ -112,6 +115,8 @@ class LoopedForCausalLM(nn.Module, SupportsQuant):
         super().__init__()
         self.loop = config = checked_config(vllm_config)
         self.quant_config = vllm_config.quant_config
+        dtype = str(vllm_config.model_config.dtype).removeprefix("torch.")
+        logger.info(start_line(config, cast("KVDtype", dtype)))
         self.model = LoopedModel(config, vllm_config, maybe_prefix(prefix, "model"))
         self.lm_head = ParallelLMHead(
             config.vocab_size,

@@ -21,8 +21,10 @@ CPU_WORKER_CLS = "model.vllm_plugin.worker.LoopedCPUWorker"
 _SCHEDULERS = "model.vllm_plugin.scheduler"
 
 
-def engine_kwargs(config: LoopedConfig) -> dict[str, Any]:
+def engine_kwargs(config: LoopedConfig, *, has_metrics: bool = False) -> dict[str, Any]:
     """Return the arguments that make a checkpoint a looped model, for `AsyncEngineArgs` or `LLM`.
+
+    `has_metrics` keeps what each pass does to tokens as Prometheus metrics (`model.vllm_plugin.metrics`).
 
     A caller with values of its own under these names must merge them. Eager, because the number of passes
     differs from batch to batch, and compilation would keep the first one's.
@@ -30,7 +32,7 @@ def engine_kwargs(config: LoopedConfig) -> dict[str, Any]:
     from vllm.platforms import current_platform
 
     from model.vllm_plugin.admission import admission_class
-    from model.vllm_plugin.setup import hf_overrides
+    from model.vllm_plugin.setup import METRICS_KEY, hf_overrides
 
     settings: dict[str, Any] = {
         "hf_overrides": hf_overrides(config),
@@ -42,6 +44,8 @@ def engine_kwargs(config: LoopedConfig) -> dict[str, Any]:
         settings["scheduler_cls"] = f"{_SCHEDULERS}.LoopedScheduler"  # vLLM has no other one for CPUs
     else:
         settings["scheduler_cls"] = f"{_SCHEDULERS}.LoopedAsyncScheduler"
+    if has_metrics:
+        settings["additional_config"] = {METRICS_KEY: True}
     if config.kv_policy in ("single", "single_restored"):
         settings["enable_prefix_caching"] = False
     return settings

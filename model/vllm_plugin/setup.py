@@ -11,6 +11,7 @@ from model.config import LoopedConfig
 from model.exceptions import EngineSetupError
 
 ARCHITECTURE = "LoopedForCausalLM"
+METRICS_KEY = "loop_metrics"  # in vLLM's additional_config
 _HINT = "Start the engine with the arguments of model.vllm_plugin.serving.engine_kwargs."
 
 

@@ -15,7 +15,9 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 from model.exceptions import EngineSetupError
 from model.requests import LoopRequest, loop_request
 from model.vllm_plugin.batch import LoopBatch, exit_request, segments
+from model.vllm_plugin.metrics import loop_metrics
 from model.vllm_plugin.reports import LoopReports
+from model.vllm_plugin.setup import METRICS_KEY
 
 
 class LoopedCPUModelRunner(CPUModelRunner):
@@ -29,6 +31,7 @@ class LoopedCPUModelRunner(CPUModelRunner):
         super().__init__(vllm_config, device)
         self.loop_reports = LoopReports()
         self.compacts_rows = True  # False: rows that are done run along, for comparison
+        self._metrics = loop_metrics() if vllm_config.additional_config.get(METRICS_KEY) else None
         self._unsampled_states: dict[int, torch.Tensor] = {}
 
     def _init_model_kwargs(self, num_reqs: int | None = None) -> dict[str, Any]:
@@ -43,7 +46,7 @@ class LoopedCPUModelRunner(CPUModelRunner):
             np.diff(self.query_start_loc.np[: len(asked) + 1]),
             [exit_request(one, self.model.loop) for one in asked],
             self._regroup if self.compacts_rows else None,
-            any(one.report_key for one in asked),
+            self._metrics is not None or any(one.report_key for one in asked),
         )
         return {**kwargs, "loop_batch": batch}
 
@@ -88,6 +91,8 @@ class LoopedCPUModelRunner(CPUModelRunner):
         trace = getattr(self.model, "trace", None)
         if trace is not None:
             starts = self.query_start_loc.np
+            if self._metrics is not None:
+                self._metrics.add(trace)
             for i, one in enumerate(self._asked()):
                 if one.report_key:
                     self.loop_reports.add(one.report_key, trace, int(starts[i]), int(starts[i + 1]))

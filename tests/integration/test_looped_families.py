@@ -108,6 +108,24 @@ def test_report_of_a_request_says_what_each_pass_did(tmp_path: Path) -> None:
         assert engine.report("mine") is None
 
 
+def test_metrics_count_tokens_by_depth_and_what_each_pass_did(tmp_path: Path) -> None:
+    config = tiny_config("ouro")
+    metrics = {"additional_config": {"loop_metrics": True}}
+    for engine, _ in running(config, tmp_path, **metrics):
+        engine.ask(Ask(PROMPTS[0], 2, 4), Ask(PROMPTS[2], 3, 4))
+        page = engine.call(prometheus_page)
+    shallow, deep = len(PROMPTS[0]) + 3, len(PROMPTS[2]) + 3
+    assert f'loopwright_loop_tokens_total{{depth="2"}} {shallow}.0' in page
+    assert f'loopwright_loop_hidden_rms_count{{loop="3"}} {deep}.0' in page
+    assert f'loopwright_loop_latent_change_count{{loop="1"}} {shallow + deep}.0' in page
+
+
+def prometheus_page(_: Any) -> str:
+    from prometheus_client import generate_latest
+
+    return generate_latest().decode()
+
+
 def recorded_states(
     network: LoopedNetwork, tokens: list[int], depth: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:

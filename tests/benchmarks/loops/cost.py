@@ -1,0 +1,176 @@
+"""What depth costs under vLLM: `make bench-loops`, or `python -m tests.benchmarks.loops.cost --model NAME`.
+
+Two engines live at once, stock vLLM and the looped one, and take turns, so that what else the machine does
+falls on both. Every number is a ratio within this run. Prompts are in the prefix cache: what is timed is
+decoding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from model.config import LoopedConfig
+from model.memory import start_line
+from model.provision import resolve
+from workers.engine.environment import engine_environment
+from workers.engine.settings import EngineSettings
+
+DEPTHS = (1, 2, 4, 8)
+_PROMPT = "def f(x):\n" + "\n".join(f"    y{i} = x + {i}" for i in range(40)) + "\n    return x\n"
+_llm: Any = None  # the child's engine
+
+
+class Engine:
+    """One engine in a process of its own."""
+
+    def __init__(self, folder: Path, config: LoopedConfig | None, settings: dict[str, Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(
+            1, mp_context=context, initializer=_start, initargs=(folder, config, settings)
+        )
+
+    def seconds(self, depths: Sequence[int], num_tokens: int) -> float:
+        """Return how long one batch takes with a request of each of these depths."""
+        return self._pool.submit(_seconds, tuple(depths), num_tokens).result()
+
+    def compact_rows(self, is_on: bool) -> None:
+        """Let rows that are done leave the batch, or run along masked."""
+        self._pool.submit(_compact_rows, is_on).result()
+
+    def peak_mib(self) -> float:
+        """Return the largest resident size of the engine's process so far."""
+        return self._pool.submit(_peak_mib).result()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print Markdown tables."""
+    options = _options(argv)
+    settings = EngineSettings(
+        model_path=str(resolve(options.model)), max_recurrence_depth=max(DEPTHS)
+    ).resolved()
+    folder, config = Path(settings.model_path), settings.loop
+    assert config is not None
+    os.environ.update(engine_environment(settings, on_cpu=True))  # before the processes start
+    shared = {
+        "dtype": settings.dtype,
+        "max_num_seqs": options.batch,
+        "kv_cache_memory_bytes": options.kv_bytes,
+    }
+    stock, looped = Engine(folder, None, shared), Engine(folder, config, shared)
+    try:
+        rows = measured(stock, looped, options)
+        print(f"{options.model} {settings.dtype}, {start_line(config, settings.dtype)}")
+        print_tables(rows, options)
+        print(f"\nPeak memory: stock {stock.peak_mib():.0f} MiB, looped {looped.peak_mib():.0f} MiB")
+    finally:
+        stock.close()
+        looped.close()
+    return 0
+
+
+def measured(stock: Engine, looped: Engine, options: argparse.Namespace) -> dict[str, float]:
+    """Return the median seconds of each kind of batch; the kinds take turns."""
+    batch = options.batch
+    mixed = [DEPTHS[i % len(DEPTHS)] for i in range(batch)]
+    kinds: dict[str, tuple[Engine, list[int], bool]] = {
+        "stock": (stock, [1] * batch, True),
+        **{f"depth {depth}": (looped, [depth] * batch, True) for depth in DEPTHS},
+        **{f"part {depth}": (looped, [depth] * mixed.count(depth), True) for depth in DEPTHS},
+        "mixed": (looped, mixed, True),
+        "masked": (looped, mixed, False),
+    }
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for turn in range(options.rounds + 1):
+        for kind, (engine, depths, is_compact) in kinds.items():
+            if engine is looped:
+                engine.compact_rows(is_compact)
+            taken = engine.seconds(depths, options.tokens)
+            if turn > 0:  # the first turn fills the prefix cache
+                seconds[kind].append(taken)
+            print(f"round {turn}: {kind} {taken:.2f} s", file=sys.stderr, flush=True)
+    return {kind: median(taken) for kind, taken in seconds.items()}
+
+
+def print_tables(seconds: dict[str, float], options: argparse.Namespace) -> None:
+    """Print what the seconds say."""
+    batch, tokens = options.batch, options.batch * options.tokens
+    print(f"\nbatch {batch}, {options.tokens} tokens each, {options.rounds} rounds, medians\n")
+    print("| | seconds | tokens/s | against depth 1 |\n|---|---|---|---|")
+    for kind in ("stock", *(f"depth {depth}" for depth in DEPTHS)):
+        ratio = seconds[kind] / seconds["depth 1"]
+        print(f"| {kind} | {seconds[kind]:.2f} | {tokens / seconds[kind]:.1f} | {ratio:.2f} |")
+    ideal = sum(seconds[f"depth {depth}"] / len(DEPTHS) for depth in DEPTHS)
+    apart = sum(seconds[f"part {depth}"] for depth in DEPTHS)
+    print(f"\nplugin at depth 1 against stock: {seconds['stock'] / seconds['depth 1']:.3f} x tokens/s")
+    print(f"mixed batch of depths {DEPTHS}: {seconds['mixed']:.2f} s")
+    print(f"- ideal, the sum of each row's cost: {ideal:.2f} s ({ideal / seconds['mixed']:.3f} reached)")
+    print(f"- masked compute: {seconds['masked']:.2f} s ({seconds['masked'] / seconds['mixed']:.3f} x)")
+    print(f"- one engine for each depth, in turn: {apart:.2f} s ({apart / seconds['mixed']:.3f} x)")
+
+
+def _start(folder: Path, config: LoopedConfig | None, settings: dict[str, Any]) -> None:
+    global _llm
+    from vllm import LLM
+
+    from model.vllm_plugin.serving import assert_registered, engine_kwargs
+
+    assert_registered()
+    looped = engine_kwargs(config) if config is not None else {"enforce_eager": True}
+    _llm = LLM(str(folder), max_model_len=1024, block_size=32, **settings, **looped)
+
+
+def _seconds(depths: tuple[int, ...], num_tokens: int) -> float:
+    from vllm import SamplingParams
+
+    is_looped = hasattr(_llm.llm_engine.model_config.hf_config, "loopwright_looped")
+    params = [
+        SamplingParams(
+            max_tokens=num_tokens,
+            ignore_eos=True,
+            temperature=0.8,
+            seed=i,
+            extra_args={"recurrence_depth": depth} if is_looped else None,
+        )
+        for i, depth in enumerate(depths)
+    ]
+    prompts = [f"# {i}\n{_PROMPT}" for i in range(len(depths))]
+    started = time.monotonic()
+    _llm.generate(prompts, params, use_tqdm=False)
+    return time.monotonic() - started
+
+
+def _compact_rows(is_on: bool) -> None:
+    _llm.collective_rpc("compact_rows", args=(is_on,))
+
+
+def _peak_mib() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", default="qwen2.5-coder-0.5b", help="name or folder of a checkpoint")
+    parser.add_argument("--batch", type=int, default=16, help="requests in a batch, a multiple of 4")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens of each answer")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--kv-bytes", type=int, default=1 << 30)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
