@@ -14,6 +14,7 @@ from model.checkpoints.files import read_config_file, read_tensors
 from model.config import LoopedConfig
 from model.exceptions import CheckpointError
 from model.network import LoopedNetwork
+from model.provision.quantise import dequantised_tensors, quantization_config
 from model.provision.tensors import write_safetensors
 
 _MAX_NAMED = 5  # missing tensors in one message
@@ -22,14 +23,20 @@ _MAX_NAMED = 5  # missing tensors in one message
 def load_network(folder: Path, *, dtype: torch.dtype = torch.float32) -> LoopedNetwork:
     """Return the reference network with the weights of a published checkpoint.
 
+    int8 weights, as `loopwright model pull` makes them, are multiplied out; activations stay float.
+
     Raises:
-        CheckpointError: its config or its tensors are not those of a family that is known.
+        CheckpointError: its config or its tensors are not those of a family that is known, or it is quantised
+            in another way.
     """
     published = read_config_file(folder)
+    weights = read_tensors(folder)
     if "quantization_config" in published:
-        raise CheckpointError(f"{folder} is quantised; the reference network computes in float")
+        if published["quantization_config"].get("format") != quantization_config()["format"]:
+            raise CheckpointError(f"{folder} is quantised; the reference network computes in float")
+        weights = dequantised_tensors(weights)
     adapter = adapter_for(published)
-    tensors = {name: tensor.to(dtype) for name, tensor in checked_tensors(adapter, read_tensors(folder))}
+    tensors = {name: tensor.to(dtype) for name, tensor in checked_tensors(adapter, weights)}
     network = _empty_network(adapter.config)
     network.load_state_dict(tensors, strict=False, assign=True)
     if adapter.config.tie_word_embeddings:

@@ -24,6 +24,9 @@ from model.parts import LoopParts
 class Recorder(Protocol):
     """Sees what happens inside, for diagnostics."""
 
+    def start(self, state_TD: torch.Tensor) -> None:
+        """See all rows before the first pass."""
+
     def layer(
         self, pass_index: int, layer: int, rows_A: torch.Tensor, x_AD: torch.Tensor, probs_HAS: torch.Tensor
     ) -> None:
@@ -174,6 +177,8 @@ class LoopedNetwork(nn.Module):
         """Return what the coda reads (T, D), and each row's number of passes (T,)."""
         core = list(range(self.config.core_start, self.config.core_stop))
         depth_T = loop.depth_T
+        if loop.recorder:
+            loop.recorder.start(loop.state_TD)
         for layers in [core] if self.config.loop_order == "model" else [[layer] for layer in core]:
             loop.state_TD, depth_T = self._window(layers, loop, exit_request)
         return loop.state_TD, depth_T

@@ -37,6 +37,22 @@ def quantise_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tu
             yield name, tensor
 
 
+def dequantised_tensors(
+    tensors: Iterable[tuple[str, torch.Tensor]],
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield what `quantise_tensors` was given, as far as int8 held it: each weight times its scale."""
+    halves: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors:
+        weight = name.removesuffix("_scale")
+        if not is_quantised(weight):
+            yield name, tensor
+        elif weight in halves:
+            yield weight, halves.pop(weight).float() * tensor.float()
+        else:
+            halves[weight] = tensor
+    yield from halves.items()  # without its other half a weight is refused by whoever checks them
+
+
 def is_quantised(name: str) -> bool:
     """Return whether the tensor is the weight of a linear layer in a transformer block, or of the head."""
     return name.endswith("_proj.weight") or name == HEAD

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from pipeline.cli import options
+from pipeline.cli.model_inspect import inspect
 from pipeline.cli.model_plan import plan
 from pipeline.cli.model_retrofit import retrofit
 from pipeline.cli.model_search import search_window
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Fetch, list, verify and find models; plan for them.")
 app.command()(plan)
+app.command()(inspect)
 app.command()(retrofit)
 app.command("search-window")(search_window)
 

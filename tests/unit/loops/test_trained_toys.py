@@ -58,6 +58,9 @@ class States:
     def __init__(self):
         self.after = []
 
+    def start(self, _state_TD):
+        pass
+
     def layer(self, *_):
         pass
 
