@@ -32,12 +32,7 @@ class NetworkUnderTest:
         return NetworkSequence(self.network, KVCache(max_tokens))
 
     def plain(self, token_ids: Sequence[int]) -> torch.Tensor | None:
-        """Return the logits of embedding, layers in turn, norm and head.
-
-        There are none with expert choice: a token that is not chosen is no key of the others.
-        """
-        if self.network.config.gate == "expert_choice":
-            return None
+        """Return the logits of embedding, layers in turn, norm and head."""
         network, ids_T, positions_T = self.network, torch.tensor(token_ids), torch.arange(len(token_ids))
         parts, config, cache = network.parts, network.config, KVCache(len(token_ids))
         x_TD = network.embed_tokens(ids_T) * config.embedding_scale
@@ -49,6 +44,8 @@ class NetworkUnderTest:
             values = token_values[str(layer)](ids_T) if str(layer) in token_values else None
             x_TD, _ = block(x_TD, positions_T, 0, cache, values)
             if layer == config.core_stop - 1:
+                if config.gate == "expert_choice":
+                    x_TD = input_TD + parts.routing_weight(input_TD, 0)[:, None] * x_TD
                 if config.gate == "token_choice":
                     x_TD = input_TD + parts.chosen_weight(input_TD)[:, None] * x_TD
                 x_TD = parts.core_exit(parts.final_norm(x_TD) if config.norms_each_pass else x_TD)

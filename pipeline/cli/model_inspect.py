@@ -42,7 +42,10 @@ def inspect(
     except ModelError as exc:
         raise InputError(str(exc), hint=exc.hint) from exc
     numbers = out.with_suffix(".json")
-    out.write_text(render_page(inspections, title=f"Loops of {checkpoint.name}"), encoding="utf-8")
+    out.write_text(
+        render_page(inspections, title="Loops of " + "/".join(checkpoint.resolve().parts[-2:])),
+        encoding="utf-8",
+    )
     numbers.write_text(
         json.dumps([one.to_json_dict() for one in inspections], indent=1) + "\n", encoding="utf-8"
     )
