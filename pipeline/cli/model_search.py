@@ -9,6 +9,7 @@ import signal
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,7 +29,8 @@ def search_window(
         str,
         typer.Option(
             help="Command that solves a task: exit code 0 solved, 1 or 3 not, any other ends the search. "
-            "{task}, {depth} and {loop_json} (the loop's settings) are replaced; no shell is involved.",
+            "{task}, {checkpoint} (a folder with the loop in its config.json), {depth} and {loop_json} are "
+            "replaced; no shell is involved.",
         ),
     ],
     tasks: Annotated[
@@ -50,7 +52,9 @@ def search_window(
     from model.exceptions import ModelError
 
     def run(candidate: Candidate, task: str) -> float:
-        return float(_is_solved(_command(evaluate, candidate, task), task_timeout_seconds))
+        with TemporaryDirectory(prefix="loopwright-window-") as folder:
+            looped = _looped_checkpoint(checkpoint, candidate, Path(folder))
+            return float(_is_solved(_command(evaluate, candidate, task, looped), task_timeout_seconds))
 
     try:
         num_layers = int(read_config_file(checkpoint).get("num_hidden_layers", 0))
@@ -67,9 +71,23 @@ def search_window(
     typer.echo(json.dumps(_json(found), indent=2) if as_json else _verdict(found))
 
 
-def _command(template: str, candidate: Candidate, task: str) -> list[str]:
+def _looped_checkpoint(checkpoint: Path, candidate: Candidate, folder: Path) -> Path:
+    """Return a folder that is the checkpoint, by links, with the candidate's loop in its config."""
+    from model.checkpoints.files import read_config_file
+    from model.checkpoints.keys import LOOP_KEY
+
+    for path in checkpoint.iterdir():
+        if path.name != "config.json":
+            (folder / path.name).symlink_to(path.resolve())
+    config = {**read_config_file(checkpoint), LOOP_KEY: candidate.loop.to_json_dict()}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def _command(template: str, candidate: Candidate, task: str, checkpoint: Path) -> list[str]:
     values = {
         "{task}": task,
+        "{checkpoint}": str(checkpoint),
         "{depth}": str(candidate.depth),
         "{loop_json}": json.dumps(candidate.loop.to_json_dict()),
     }

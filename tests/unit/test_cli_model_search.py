@@ -29,7 +29,7 @@ def checkpoint(tmp_path):
 def search(checkpoint: Path, tmp_path: Path, solver: str, *args: str) -> Result:
     (tmp_path / "solver.py").write_text(solver)
     (tmp_path / "tasks.txt").write_text("".join(f"task {i}\n" for i in range(8)))
-    command = f"{sys.executable} -S {tmp_path / 'solver.py'} {{task}} {{depth}} {{loop_json}}"
+    command = f"{sys.executable} -S {tmp_path / 'solver.py'} {{task}} {{depth}} {{loop_json}} {{checkpoint}}"
     where = ["--tasks", str(tmp_path / "tasks.txt"), "--results", str(tmp_path / "results.jsonl")]
     every = ["model", "search-window", str(checkpoint), "--evaluate", command, *where, *args]
     return CliRunner().invoke(app, every)
@@ -46,6 +46,19 @@ def test_window_that_solves_is_found_and_printed_as_settings(checkpoint, tmp_pat
     before = (tmp_path / "results.jsonl").read_text()
     assert search(checkpoint, tmp_path, SOLVER, *args).stdout == got.stdout
     assert (tmp_path / "results.jsonl").read_text() == before  # nothing was run again
+
+
+def test_command_is_given_the_checkpoint_with_the_loop_in_it(checkpoint, tmp_path):
+    (checkpoint / "model.safetensors").write_text("weights")
+    solver = """
+import json, pathlib, sys
+folder = pathlib.Path(sys.argv[4])
+config = json.loads((folder / "config.json").read_text())
+same = config["loopwright_loop"] == json.loads(sys.argv[3]) and config["num_hidden_layers"] == 6
+sys.exit(0 if same and (folder / "model.safetensors").read_text() == "weights" else 4)
+"""
+    got = search(checkpoint, tmp_path, solver, "--widths", "2", "--depths", "2")
+    assert got.exit_code == 0, got.output
 
 
 def test_no_gain_is_said_plainly(checkpoint, tmp_path):
