@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,10 +22,13 @@ from model.requests import LoopRequest
 NOWHERE = -1  # vLLM's slot for keys and values that are not kept
 
 
+Regrouped = tuple[dict[str, Any], dict[str, torch.Tensor]]
+
+
 class Regroup(Protocol):
     """Makes attention metadata for some rows of the batch (runner V1)."""
 
-    def __call__(self, rows_A: np.ndarray) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    def __call__(self, rows_A: np.ndarray) -> Regrouped:
         """Return metadata and slot mappings by layer for these rows, in rising order."""
 
 
@@ -38,6 +41,7 @@ class LoopBatch:
     exits_R: Sequence[ExitRequest]
     regroup: Regroup | None = None  # None: rows that are done run along, and what they compute is not used
     wants_trace: bool = False
+    _regrouped: dict[bytes, Regrouped] = field(default_factory=dict)  # several passes run the same rows
 
     @classmethod
     def profiling(cls, depth: int, num_tokens: int) -> LoopBatch:
@@ -48,6 +52,14 @@ class LoopBatch:
     def deepest(self) -> int:
         """Return the largest depth; known on the host, so that nothing waits for a device."""
         return int(self.depth_R.max(initial=1))
+
+    def regrouped(self, rows_A: np.ndarray) -> Regrouped:
+        """Return metadata and slot mappings by layer for these rows, in rising order."""
+        assert self.regroup is not None
+        key = rows_A.tobytes()
+        if key not in self._regrouped:
+            self._regrouped[key] = self.regroup(rows_A)
+        return self._regrouped[key]
 
     def depth_of_rows(self, num_rows: int) -> np.ndarray:
         """Return each row's depth (T,)."""
@@ -79,7 +91,7 @@ def only_rows(batch: LoopBatch, rows_A: np.ndarray, num_rows: int) -> Iterator[b
     kept = context.attn_metadata, context.slot_mapping
     try:
         if batch.regroup is not None:
-            context.attn_metadata, context.slot_mapping = batch.regroup(rows_A)
+            context.attn_metadata, context.slot_mapping = batch.regrouped(rows_A)
             yield True
         else:
             context.slot_mapping = _silenced(context.slot_mapping, rows_A)

@@ -123,7 +123,7 @@ def run(llm: Any, loop: LoopedConfig | None, asks: Sequence[Ask]) -> list[Answer
 
 def _start(checkpoint: Path, loop: LoopedConfig | None, settings: dict[str, Any]) -> None:
     global _llm
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.update({"VLLM_ENABLE_V1_MULTIPROCESSING": "0", **settings.pop("environment", {})})
     import torch
     import torch._dynamo
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -106,6 +107,17 @@ def test_report_of_a_request_says_what_each_pass_did(tmp_path: Path) -> None:
             [float(((a - b).norm(dim=-1) / a.norm(dim=-1)).mean()) for b, a in states], rel=1e-4
         )
         assert engine.report("mine") is None
+
+
+@pytest.mark.parametrize("family", ["iquest-loop", "huginn", "parcae"])
+def test_two_tensor_parallel_ranks_compute_what_one_does(family: str, tmp_path: Path) -> None:
+    config = tiny_config(family)
+    config = replace(config, block=replace(config.block, num_key_value_heads=2))
+    asks = [Ask(prompt, 1 + i % config.max_recurrence_depth, 8) for i, prompt in enumerate(PROMPTS)]
+    ranks = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
+    one_core_each = {"VLLM_CPU_OMP_THREADS_BIND": "|".join(map(str, sorted(os.sched_getaffinity(0))[:2]))}
+    for engine, network in running(config, tmp_path, environment=one_core_each, **ranks):
+        assert_follows(network, asks, engine.ask(*asks))
 
 
 def test_metrics_count_tokens_by_depth_and_what_each_pass_did(tmp_path: Path) -> None:
