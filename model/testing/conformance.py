@@ -7,30 +7,13 @@ prompts from a fixed seed. Differences are the largest between two logits, so sc
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 
-from model.config import ExitRule
-from model.exits import ExitRequest
+from model.testing.comparing import NUM_TOKENS, Finding, depths_of, difference_of, prompt_of, require, whole
+from model.testing.exit_checks import exits_hold
 from model.testing.under_test import LoopedModel
-
-_NUM_TOKENS = 9
-# Thresholds at which a rule never stops a row, and at which it stops every row as soon as it may.
-_NEVER: dict[ExitRule, float] = {"hazard": 1.0, "act": 1.0, "latent": 0.0, "kl": 0.0, "argmax": 1e9}
-_AT_ONCE: dict[ExitRule, float] = {"hazard": 0.0, "act": 0.0, "latent": 1e9, "kl": 1e9, "argmax": 0.0}
-_FIRST_COMPARABLE: dict[ExitRule, int] = {"kl": 2}  # it compares two read-outs
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check came to. `difference` is the largest between two logits that it compared, where it did."""
-
-    check: str
-    difference: float | None = None
-    skipped: str = ""  # why the check does not apply
 
 
 def conformance(model: LoopedModel, *, tolerance: float = 1e-4) -> list[Finding]:
@@ -44,12 +27,12 @@ def conformance(model: LoopedModel, *, tolerance: float = 1e-4) -> list[Finding]
 
 def depth_one_is_plain(model: LoopedModel, tolerance: float = 1e-4) -> Finding:
     """T1: one pass is the unlooped network."""
-    prompt = _prompt(model, 0)
+    prompt = prompt_of(model, 0)
     plain_TV = model.plain(prompt)
     if plain_TV is None:
         return Finding("T1", skipped="there is no unlooped network")
-    difference = _difference(_whole(model, prompt, 1), plain_TV)
-    _require(difference <= tolerance, "T1", f"depth 1 is not the unlooped network: {difference:.2e}")
+    difference = difference_of(whole(model, prompt, 1), plain_TV)
+    require(difference <= tolerance, "T1", f"depth 1 is not the unlooped network: {difference:.2e}")
     return Finding("T1", difference)
 
 
@@ -57,7 +40,7 @@ def incremental_is_whole(model: LoopedModel, tolerance: float = 1e-4) -> Finding
     """T2: token by token over the cache gives what the whole sequence gives."""
     if not model.claims.is_chunk_invariant:
         return Finding("T2", skipped="the model does not claim it; T3 measures the difference")
-    return Finding("T2", _largest_chunk_difference(model, [1] * _NUM_TOKENS, "T2", tolerance))
+    return Finding("T2", _largest_chunk_difference(model, [1] * NUM_TOKENS, "T2", tolerance))
 
 
 def chunks_are_whole(model: LoopedModel, tolerance: float = 1e-4) -> Finding:
@@ -66,23 +49,23 @@ def chunks_are_whole(model: LoopedModel, tolerance: float = 1e-4) -> Finding:
     if model.claims.is_chunk_invariant:
         return Finding("T3", max(_largest_chunk_difference(model, cut, "T3", tolerance) for cut in cuts))
     difference = max(_largest_chunk_difference(model, cut, "T3", torch.inf) for cut in cuts)
-    _require(
+    require(
         difference > tolerance,
         "T3",
         f"chunks change nothing ({difference:.2e}), though is_chunk_invariant is not claimed",
     )
-    _require(difference < torch.inf, "T3", "chunks lead to infinite logits")
+    require(difference < torch.inf, "T3", "chunks lead to infinite logits")
     return Finding("T3", difference)
 
 
 def rows_are_independent(model: LoopedModel, tolerance: float = 1e-4) -> Finding:
     """T4: a batch of mixed depths gives each row what it gets alone."""
     depths = [1 + i % model.claims.max_depth for i in range(5)]
-    prompts = [_prompt(model, i)[: 3 + i] for i in range(5)]
+    prompts = [prompt_of(model, i)[: 3 + i] for i in range(5)]
     worst = 0.0
     for prompt, depth, logits_TV in zip(prompts, depths, model.batch(prompts, depths), strict=True):
-        difference = _difference(logits_TV, _whole(model, prompt, depth))
-        _require(
+        difference = difference_of(logits_TV, whole(model, prompt, depth))
+        require(
             difference <= tolerance,
             "T4",
             f"a row of depth {depth} among others differs by {difference:.2e} from itself alone",
@@ -95,40 +78,27 @@ def token_depths_are_independent(model: LoopedModel, tolerance: float = 1e-4) ->
     """T4: tokens of one sequence, each at a depth of its own, are the same together and one by one."""
     if not model.claims.is_chunk_invariant:
         return Finding("T4 tokens", skipped="chunks differ")
-    prompt = _prompt(model, 1)
+    prompt = prompt_of(model, 1)
     depths = [1 + (i * 2) % model.claims.max_depth for i in range(len(prompt))]
     together = model.begin(len(prompt)).feed(prompt, depths).logits_TV
     one_by_one = model.begin(len(prompt))
     alone = torch.cat(
         [one_by_one.feed([token], depth).logits_TV for token, depth in zip(prompt, depths, strict=True)]
     )
-    difference = _difference(together, alone)
-    _require(difference <= tolerance, "T4", f"tokens of depths {depths} differ by {difference:.2e} together")
+    difference = difference_of(together, alone)
+    require(difference <= tolerance, "T4", f"tokens of depths {depths} differ by {difference:.2e} together")
     return Finding("T4 tokens", difference)
 
 
 def reloaded_is_same(model: LoopedModel, reloaded: LoopedModel, tolerance: float = 0.0) -> Finding:
     """T5: what was saved and loaded again is the same function, at every depth."""
-    prompt = _prompt(model, 0)
+    prompt = prompt_of(model, 0)
     worst = 0.0
-    for depth in _depths(model):
-        difference = _difference(_whole(model, prompt, depth), _whole(reloaded, prompt, depth))
-        _require(difference <= tolerance, "T5", f"reloaded, depth {depth} differs by {difference:.2e}")
+    for depth in depths_of(model):
+        difference = difference_of(whole(model, prompt, depth), whole(reloaded, prompt, depth))
+        require(difference <= tolerance, "T5", f"reloaded, depth {depth} differs by {difference:.2e}")
         worst = max(worst, difference)
     return Finding("T5", worst)
-
-
-def exits_hold(model: LoopedModel, tolerance: float = 1e-4) -> Finding:
-    """T6: each rule stops never or at once, as its threshold says, and not before `min_depth`; a token that
-    stopped reads as a token of that depth.
-    """
-    if not model.claims.exit_rules:
-        return Finding("T6", skipped="the model has no exits")
-    worst = 0.0
-    for rule in model.claims.exit_rules:
-        _check_rule_limits(model, rule)
-        worst = max(worst, _check_stopped_reads_as_shallow(model, rule, tolerance))
-    return Finding("T6", worst)
 
 
 def recomputed_is_same(model: LoopedModel, tolerance: float = 1e-4) -> Finding:
@@ -136,15 +106,15 @@ def recomputed_is_same(model: LoopedModel, tolerance: float = 1e-4) -> Finding:
     if not model.claims.is_chunk_invariant:
         return Finding("T8", skipped="chunks differ, and a recomputation is another chunk")
     worst = 0.0
-    for depth in _depths(model):
-        prompt = _prompt(model, 2)
-        kept = model.begin(_NUM_TOKENS + 4)
+    for depth in depths_of(model):
+        prompt = prompt_of(model, 2)
+        kept = model.begin(NUM_TOKENS + 4)
         logits_V = kept.feed(prompt, depth).logits_TV[-1]
         for _ in range(4):
             prompt = [*prompt, int(logits_V.argmax())]
             logits_V = kept.feed(prompt[-1:], depth).logits_TV[-1]
-            difference = _difference(logits_V, _whole(model, prompt, depth)[-1])
-            _require(difference <= tolerance, "T8", f"recomputed, depth {depth} differs by {difference:.2e}")
+            difference = difference_of(logits_V, whole(model, prompt, depth)[-1])
+            require(difference <= tolerance, "T8", f"recomputed, depth {depth} differs by {difference:.2e}")
             worst = max(worst, difference)
     return Finding("T8", worst)
 
@@ -154,19 +124,21 @@ def depths_nest(model: LoopedModel, tolerance: float = 1e-4) -> Finding:
     deepest = model.claims.max_depth
     if deepest == 1:
         return Finding("T9", skipped="there is one depth")
-    prompt, more = _prompt(model, 3), _prompt(model, 4)[:3]
+    prompt, more = prompt_of(model, 3), prompt_of(model, 4)[:3]
     worst = 0.0
     for depth in range(1, deepest):
-        nested, alone = model.begin(_NUM_TOKENS + 3), model.begin(_NUM_TOKENS + 3)
+        nested, alone = model.begin(NUM_TOKENS + 3), model.begin(NUM_TOKENS + 3)
         nested.feed(prompt, deepest)
         nested.keep_passes(depth)
         alone.feed(prompt, depth)
-        worst = max(worst, _difference(nested.feed(more, depth).logits_TV, alone.feed(more, depth).logits_TV))
+        worst = max(
+            worst, difference_of(nested.feed(more, depth).logits_TV, alone.feed(more, depth).logits_TV)
+        )
     claim = model.claims.is_depth_nested
-    _require(
+    require(
         claim is not True or worst <= tolerance, "T9", f"keys of depth {deepest} do not nest: {worst:.2e}"
     )
-    _require(
+    require(
         claim is not False or worst > tolerance, "T9", f"depths nest ({worst:.2e}), though this is denied"
     )
     return Finding("T9", worst)
@@ -184,55 +156,16 @@ CHECKS: dict[str, Callable[[LoopedModel, float], Finding]] = {
 }
 
 
-def _check_rule_limits(model: LoopedModel, rule: ExitRule) -> None:
-    deepest = model.claims.max_depth
-    earliest = min(max(_FIRST_COMPARABLE.get(rule, 1), model.claims.min_exit_depth), deepest)
-    for threshold, min_depth, expected in (
-        (_NEVER[rule], 1, deepest),
-        (_AT_ONCE[rule], 1, earliest),
-        (_AT_ONCE[rule], 2, max(earliest, min(2, deepest))),
-    ):
-        prompt = _prompt(model, 5)
-        exit_request = ExitRequest(rule, threshold, min_depth)
-        found = model.begin(len(prompt)).feed(prompt, deepest, exit_request).depth_T
-        _require(
-            set(found) == {expected},
-            "T6",
-            f"{rule} at threshold {threshold} and min_depth {min_depth} stopped at {found}, not {expected}",
-        )
-
-
-def _check_stopped_reads_as_shallow(model: LoopedModel, rule: ExitRule, tolerance: float) -> float:
-    """Compare the last token, stopped by the rule, with the same token asked for that depth."""
-    deepest, worst = model.claims.max_depth, 0.0
-    prompt = _prompt(model, 6)
-    for min_depth in range(1, deepest + 1):
-        exit_request = ExitRequest(rule, _AT_ONCE[rule], min_depth)
-        stopped, asked = model.begin(len(prompt)), model.begin(len(prompt))
-        stopped.feed(prompt[:-1], deepest)
-        asked.feed(prompt[:-1], deepest)
-        found = stopped.feed(prompt[-1:], deepest, exit_request)
-        expected = asked.feed(prompt[-1:], found.depth_T[0])
-        difference = _difference(found.logits_TV, expected.logits_TV)
-        _require(
-            difference <= tolerance,
-            "T6",
-            f"{rule}: stopped at {found.depth_T[0]}, a token differs by {difference:.2e} from that depth",
-        )
-        worst = max(worst, difference)
-    return worst
-
-
 def _largest_chunk_difference(
     model: LoopedModel, lengths: Sequence[int], check: str, tolerance: float
 ) -> float:
     worst = 0.0
-    for depth in _depths(model):
-        prompt = _prompt(model, depth)
+    for depth in depths_of(model):
+        prompt = prompt_of(model, depth)
         sequence = model.begin(len(prompt))
         pieces = [sequence.feed(piece, depth).logits_TV for piece in _cut(prompt, lengths)]
-        difference = _difference(torch.cat(pieces), _whole(model, prompt, depth))
-        _require(
+        difference = difference_of(torch.cat(pieces), whole(model, prompt, depth))
+        require(
             difference <= tolerance,
             check,
             f"depth {depth} in chunks of {list(lengths)} differs from the whole by {difference:.2e}",
@@ -246,25 +179,3 @@ def _cut(prompt: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int
     for length in lengths:
         yield prompt[start : start + length]
         start += length
-
-
-def _whole(model: LoopedModel, prompt: Sequence[int], depth: int) -> torch.Tensor:
-    return model.begin(len(prompt)).feed(prompt, depth).logits_TV
-
-
-def _prompt(model: LoopedModel, seed: int) -> list[int]:
-    draw = random.Random(seed)  # noqa: S311
-    return [draw.randrange(model.claims.vocab_size) for _ in range(_NUM_TOKENS)]
-
-
-def _depths(model: LoopedModel) -> range:
-    return range(1, model.claims.max_depth + 1)
-
-
-def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).abs().max())
-
-
-def _require(holds: bool, check: str, message: str) -> None:
-    if not holds:
-        raise AssertionError(f"{check}: {message}")
