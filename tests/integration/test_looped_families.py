@@ -144,6 +144,9 @@ def recorded_states(
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     class States:
+        def start(self, _state_TD: torch.Tensor) -> None:
+            pass
+
         def layer(self, *_: Any) -> None:
             pass
 
