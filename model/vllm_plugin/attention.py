@@ -6,6 +6,7 @@ Shapes: A rows, H query heads and G key heads of this rank, K the width of a hea
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import nn
@@ -36,15 +37,16 @@ class LoopedAttention(nn.Module):
         self.num_heads = self.block.num_attention_heads // num_ranks
         self.num_kv_heads = max(1, self.block.num_key_value_heads // num_ranks)
         self.head_dim = self.block.head_dim
+        self.has_head_experts = bool(self.block.moe and self.block.moe.num_attention_experts)
         self._add_projections(vllm_config, f"{layers_prefix}.{layer}.self_attn")
         self._add_small_parts(layer)
         self.rotary_emb = self._rotary_embedding()
-        self.attn = self._slot(vllm_config, f"{layers_prefix}.{layer}.self_attn.attn", None)
+        self.attn = self._make_slot(vllm_config, f"{layers_prefix}.{layer}.self_attn.attn", None)
         # vLLM finds a KV cache by the layer index in its name, so each further slot gets an index no layer
         # has.
         further = range(1, config.num_slots()) if self.is_looped else range(0)
         self.further_slots = nn.ModuleList(
-            self._slot(
+            self._make_slot(
                 vllm_config,
                 f"{layers_prefix}.{layer + slot * config.num_layers}.self_attn.attn",
                 config.window_size if config.later_attention == "gated_window" else None,
@@ -55,7 +57,7 @@ class LoopedAttention(nn.Module):
 
     def _add_projections(self, vllm_config: VllmConfig, prefix: str) -> None:
         block, quant_config = self.block, vllm_config.quant_config
-        if block.moe and block.moe.num_attention_experts:
+        if self.has_head_experts:
             query_size = block.num_attention_heads * block.head_dim
             key_size = block.num_key_value_heads * block.head_dim
             self.q_proj = ReplicatedLinear(block.hidden_size, query_size, bias=block.qkv_bias)
@@ -116,7 +118,7 @@ class LoopedAttention(nn.Module):
             rope_parameters=parameters,
         )
 
-    def _slot(self, vllm_config: VllmConfig, prefix: str, window: int | None) -> Attention:
+    def _make_slot(self, vllm_config: VllmConfig, prefix: str, window: int | None) -> Attention:
         cache_config = vllm_config.cache_config
         if window is not None:
             cache_config = replace(cache_config, sliding_window=window)
@@ -149,7 +151,7 @@ class LoopedAttention(nn.Module):
         """
         q, k, v = self._queries_keys_values(x_AD, raw_AD, positions_A, token_values_AE)
         rule = self.config.later_attention if self.is_looped and pass_index > 0 else "own"
-        slot = self.slots[self.config.slot(pass_index) if self.is_looped else 0]
+        slot = self.slot(self.config.slot(pass_index) if self.is_looped else 0)
         if rule == "shared":
             return self._output(slot(q, None, None), x_AD)
         self._written = (k, v)
@@ -161,10 +163,9 @@ class LoopedAttention(nn.Module):
             out = torch.lerp(out, self.attn(q, None, None), gate_AE)
         return self._output(out, x_AD)
 
-    @property
-    def slots(self) -> list[Attention]:
-        """Return the layer's slots in order."""
-        return [self.attn, *self.further_slots]
+    def slot(self, index: int) -> Attention:
+        """Return the layer's slot of this index, with its KV cache."""
+        return self.attn if index == 0 else cast("Attention", self.further_slots[index - 1])
 
     def _queries_keys_values(
         self,
@@ -173,7 +174,7 @@ class LoopedAttention(nn.Module):
         positions_A: torch.Tensor,
         token_values_AE: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if hasattr(self, "v_experts"):
+        if self.has_head_experts:
             assert raw_AD is not None
             (q, _), (k, _) = self.q_proj(x_AD), self.k_proj(x_AD)
             v = self.v_experts(raw_AD[:, None].expand(-1, self.num_kv_heads, -1), x_AD).flatten(-2)
@@ -204,7 +205,7 @@ class LoopedAttention(nn.Module):
         return q, k
 
     def _output(self, out: torch.Tensor, x_AD: torch.Tensor) -> torch.Tensor:
-        if hasattr(self, "o_experts"):
+        if self.has_head_experts:
             return self.o_experts(out.unflatten(-1, (self.num_heads, self.head_dim)), x_AD).sum(1)
         return self.o_proj(out)[0]
 
@@ -217,7 +218,7 @@ class LoopedAttention(nn.Module):
     def put(self, slot: int, written: KeysAndValues, rows_N: torch.Tensor | None = None) -> None:
         """Write what a pass wrote, of all its rows or of some, into another slot at the same places."""
         context = get_forward_context()
-        attention = self.slots[slot]
+        attention = self.slot(slot)
         slot_mapping = context.slot_mapping.get(attention.layer_name)
         if slot_mapping is None or not context.attn_metadata:  # a profiling run
             return

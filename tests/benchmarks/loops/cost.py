@@ -141,10 +141,9 @@ def _seconds(depths: tuple[int, ...], num_tokens: int) -> float:
             max_tokens=num_tokens,
             ignore_eos=True,
             temperature=0.8,
-            seed=i,
             extra_args={"recurrence_depth": depth} if is_looped else None,
         )
-        for i, depth in enumerate(depths)
+        for depth in depths
     ]
     prompts = [f"# {i}\n{_PROMPT}" for i in range(len(depths))]
     started = time.monotonic()
