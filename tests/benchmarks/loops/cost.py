@@ -167,7 +167,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16, help="requests in a batch, a multiple of 4")
     parser.add_argument("--tokens", type=int, default=32, help="tokens of each answer")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--kv-bytes", type=int, default=1 << 30)
+    parser.add_argument("--kv-bytes", type=int, default=3 << 30)
     return parser.parse_args(argv)
 
 
