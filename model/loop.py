@@ -21,11 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from model.config import StepRule
 from model.exceptions import LoopConfigError
-
-StepRule = Literal["plain", "damped", "damped_anchored"]
 
 # The paper's rule. Wider windows lose accuracy (Qwen3-1.7B: 6 layers -0.8 points, all 28 -27.7), and 7 of 9
 # architectures had their best window centred at 0.45 to 0.60 of the layers.

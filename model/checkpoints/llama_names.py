@@ -12,6 +12,7 @@ from typing import Any
 from model import families
 from model.checkpoints.keys import LOOP_KEY, Keys
 from model.checkpoints.layout import Entry, Layout, one
+from model.checkpoints.native import common_sizes
 from model.config import BlockConfig, LoopedConfig
 from model.exceptions import CheckpointError
 from model.loop import LoopConfig
@@ -207,18 +208,10 @@ def _written(config: LoopedConfig, model_type: str, architecture: str) -> dict[s
     written: dict[str, Any] = {
         "architectures": [architecture],
         "model_type": model_type,
-        "vocab_size": config.vocab_size,
-        "hidden_size": block.hidden_size,
-        "intermediate_size": block.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": block.num_attention_heads,
-        "num_key_value_heads": block.num_key_value_heads,
-        "head_dim": block.head_dim,
-        "max_position_embeddings": config.max_position_embeddings,
+        **common_sizes(config),
         "rms_norm_eps": block.norm_eps,
         "rope_theta": block.rope.theta,
         "hidden_act": "silu",
-        "tie_word_embeddings": config.tie_word_embeddings,
     }
     if block.rope.scaling is not None:
         written["rope_scaling"] = dict(block.rope.scaling)

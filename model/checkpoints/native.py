@@ -21,10 +21,18 @@ def read(keys: Keys) -> LoopedConfig:
 
 def write(config: LoopedConfig) -> dict[str, Any]:
     """Return config.json: the settings, and the sizes under the names that servers look for."""
-    block = config.block
     return {
         "architectures": ["LoopedForCausalLM"],
         "model_type": MODEL_TYPE,
+        **common_sizes(config),
+        CONFIG_KEY: config.to_json_dict(),
+    }
+
+
+def common_sizes(config: LoopedConfig) -> dict[str, Any]:
+    """Return the sizes under the names that Llama's config gave them, and servers know."""
+    block = config.block
+    return {
         "vocab_size": config.vocab_size,
         "hidden_size": block.hidden_size,
         "intermediate_size": block.intermediate_size,
@@ -34,5 +42,4 @@ def write(config: LoopedConfig) -> dict[str, Any]:
         "head_dim": block.head_dim,
         "max_position_embeddings": config.max_position_embeddings,
         "tie_word_embeddings": config.tie_word_embeddings,
-        CONFIG_KEY: config.to_json_dict(),
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 from vllm.config import VllmConfig
 
-from model.checkpoints.native import CONFIG_KEY
+from model.checkpoints.native import CONFIG_KEY, common_sizes
 from model.config import LoopedConfig
 from model.exceptions import EngineSetupError
 
@@ -20,19 +20,10 @@ def hf_overrides(config: LoopedConfig) -> dict[str, Any]:
 
     Published configs of looped families name their sizes in ways that vLLM does not read (n_embd, …).
     """
-    block = config.block
     return {
         "architectures": [ARCHITECTURE],
         CONFIG_KEY: config.to_json_dict(),
-        "vocab_size": config.vocab_size,
-        "hidden_size": block.hidden_size,
-        "intermediate_size": block.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": block.num_attention_heads,
-        "num_key_value_heads": block.num_key_value_heads,
-        "head_dim": block.head_dim,
-        "max_position_embeddings": config.max_position_embeddings,
-        "tie_word_embeddings": config.tie_word_embeddings,
+        **common_sizes(config),
     }
 
 
