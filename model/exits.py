@@ -43,6 +43,9 @@ class Exits:
     """
 
     def __init__(self, requests_T: Sequence[ExitRequest], device: torch.device | None = None) -> None:
+        self._rules = {one.rule for one in requests_T}
+        if self.is_idle:
+            return
         num_rows = len(requests_T)
         self._rule_T = torch.tensor([RULES.index(one.rule) for one in requests_T], device=device)
         self._threshold_T = torch.tensor([one.threshold for one in requests_T], device=device)
@@ -50,7 +53,6 @@ class Exits:
         self._survival_T = torch.ones(num_rows, device=device)
         self._streak_T = torch.zeros(num_rows, dtype=torch.long, device=device)
         self._log_probs_TV: torch.Tensor | None = None
-        self._rules = {one.rule for one in requests_T}
 
     @property
     def is_idle(self) -> bool:
@@ -77,6 +79,8 @@ class Exits:
             read_out: state (A, D) to logits (A, V), where a rule may ask for them.
         """
         stops_A = torch.zeros(len(rows_A), dtype=torch.bool, device=rows_A.device)
+        if self.is_idle:
+            return stops_A
         if "latent" in self._rules:
             is_still_A = relative_change(before_AD, after_AD) < self._threshold_T[rows_A]
             stops_A |= self._has_rule(rows_A, "latent") & is_still_A

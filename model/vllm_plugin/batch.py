@@ -63,13 +63,13 @@ class LoopBatch:
 
     def depth_of_rows(self, num_rows: int) -> np.ndarray:
         """Return each row's depth (T,)."""
-        depth_T = np.repeat(self.depth_R, self.num_tokens_R)
+        depth_T = np.repeat(self.depth_R, self.num_tokens_R)[:num_rows]  # a profiling run may be smaller
         return np.pad(depth_T, (0, num_rows - len(depth_T)), constant_values=1)
 
     def exits_of_rows(self, num_rows: int) -> list[ExitRequest]:
         """Return each row's exit request."""
         per_row = [one for one, n in zip(self.exits_R, self.num_tokens_R, strict=True) for _ in range(n)]
-        return per_row + [ExitRequest()] * (num_rows - len(per_row))
+        return (per_row + [ExitRequest()] * (num_rows - len(per_row)))[:num_rows]
 
 
 def exit_request(request: LoopRequest, config: LoopedConfig) -> ExitRequest:

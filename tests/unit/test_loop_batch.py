@@ -52,6 +52,13 @@ def test_every_token_gets_its_requests_depth_and_padding_gets_1() -> None:
     assert batch.deepest == 3
 
 
+def test_a_profiling_run_of_any_size_runs_every_pass() -> None:
+    batch = LoopBatch.profiling(4, 64)
+    for num_rows in (1, 64):
+        assert batch.depth_of_rows(num_rows).tolist() == [4] * num_rows
+        assert len(batch.exits_of_rows(num_rows)) == num_rows
+
+
 @pytest.fixture
 def context(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     import vllm.forward_context as forward_context
