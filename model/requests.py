@@ -13,7 +13,7 @@ from model.exceptions import DepthError
 DEPTH_KEY = "recurrence_depth"  # in SamplingParams.extra_args and in HTTP's vllm_xargs
 RULE_KEY = "exit_rule"
 THRESHOLD_KEY = "exit_threshold"
-REPORT_KEY = "loop_report"  # a name of the caller's, under which the report can be taken
+REPORT_KEY = "loop_report"  # whether the answer comes with a report, and under which name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class LoopRequest:
     recurrence_depth: int
     exit_rule: ExitRule
     exit_threshold: float
-    report_key: str | None
+    wants_report: bool
 
 
 def check_request(extra_args: Mapping[str, Any], max_depth: int, exit_rules: Sequence[str]) -> None:
@@ -40,9 +40,9 @@ def check_request(extra_args: Mapping[str, Any], max_depth: int, exit_rules: Seq
         _check_threshold(extra_args[THRESHOLD_KEY], rule)
         if not exit_rules:
             raise DepthError(f"{THRESHOLD_KEY} has no meaning here: this model cannot stop early")
-    report = extra_args.get(REPORT_KEY)
-    if report is not None and not (isinstance(report, str) and report):
-        raise DepthError(f"{REPORT_KEY} must be a name of your choice, got {report!r}")
+    report = extra_args.get(REPORT_KEY, False)
+    if not (isinstance(report, int) and report in (False, True)):
+        raise DepthError(f"{REPORT_KEY} must be true or false, got {report!r}")
 
 
 def check_depth(value: object, max_recurrence_depth: int) -> int:
@@ -76,7 +76,7 @@ def loop_request(extra_args: Mapping[str, Any] | None, config: LoopedConfig) -> 
         recurrence_depth=int(given.get(DEPTH_KEY, config.recurrence_depth)),
         exit_rule=given.get(RULE_KEY, config.exit_rule),
         exit_threshold=float(given.get(THRESHOLD_KEY, config.exit_threshold)),
-        report_key=given.get(REPORT_KEY),
+        wants_report=bool(given.get(REPORT_KEY, False)),
     )
 
 

@@ -5,7 +5,6 @@ Shapes: L passes, T rows.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,9 @@ import torch
 
 from model.exits import relative_change
 
-_MAX_KEPT = 4096  # reports of requests that nobody has asked for
+REPORTS_ATTRIBUTE = (
+    "loop_reports"  # of a ModelRunnerOutput: reports by request, from the runner to the scheduler
+)
 
 
 class LoopTrace:
@@ -64,21 +65,3 @@ class LoopReport:
             "latent_change": [one / n for one, n in zip(self.change_sums, self.num_rows, strict=True)],
             "hidden_rms": [one / n for one, n in zip(self.rms_sums, self.num_rows, strict=True)],
         }
-
-
-class LoopReports:
-    """Reports of the requests that asked for one, by their key, until they are taken; the oldest go first."""
-
-    def __init__(self) -> None:
-        self._reports: OrderedDict[str, LoopReport] = OrderedDict()
-
-    def add(self, key: str, trace: LoopTrace, start: int, stop: int) -> None:
-        """Add what a batch did to the request's rows."""
-        self._reports.setdefault(key, LoopReport()).add(trace, start, stop)
-        while len(self._reports) > _MAX_KEPT:
-            self._reports.popitem(last=False)
-
-    def take(self, key: str) -> dict[str, Any] | None:
-        """Return the report and forget it; None where there is none."""
-        report = self._reports.pop(key, None)
-        return report.to_json_dict() if report else None

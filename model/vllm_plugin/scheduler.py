@@ -1,4 +1,4 @@
-"""Keeps prefix-cache blocks of different depths apart, and shares them where depths nest.
+"""Keeps prefix-cache blocks of different depths apart, shares them where depths nest, and hands reports on.
 
 Every request gets its salt here, whichever way it came in. In a coda-free stack with a slot for each pass,
 pass t of a token does not depend on how many follow, so blocks that a deep request filled serve every
@@ -21,7 +21,8 @@ from vllm.v1.request import Request
 
 from model.checkpoints.native import CONFIG_KEY
 from model.config import LoopedConfig
-from model.requests import cache_salt, loop_request
+from model.requests import REPORT_KEY, cache_salt, loop_request
+from model.vllm_plugin.reports import REPORTS_ATTRIBUTE
 
 
 class NestedBlockPool(BlockPool):
@@ -48,6 +49,7 @@ class _LoopedScheduling:
         hf_config = self.vllm_config.model_config.hf_config  # type: ignore[attr-defined]
         self._loop = LoopedConfig.from_json_dict(getattr(hf_config, CONFIG_KEY))
         manager = self.kv_cache_manager  # type: ignore[attr-defined]
+        self._reports: dict[str, dict[str, Any]] = {}  # the latest of running requests that want one, by id
         pool = manager.block_pool
         if self._loop.is_depth_nested and manager.enable_caching:
             # The coordinator and its managers hold the pool already: it learns to look further in its place.
@@ -67,6 +69,18 @@ class _LoopedScheduling:
             asked = loop_request(request.sampling_params.extra_args, self._loop)
             _salt(request, (request.cache_salt or "") + cache_salt(self._loop, asked))
         super().add_request(request)  # type: ignore[misc]
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        """Take the reports that came with a step's tokens, then the tokens."""
+        self._reports |= getattr(model_runner_output, REPORTS_ATTRIBUTE, {})
+        return super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        transfer, *others = super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
+        report = self._reports.pop(request.request_id, None)
+        if report is not None:  # the one field that vLLM brings from here into a finished answer, HTTP's too
+            transfer = {**(transfer or {}), REPORT_KEY: report}
+        return transfer, *others
 
     @contextmanager
     def _deeper_blocks(self, pool: NestedBlockPool, request: Request) -> Iterator[None]:

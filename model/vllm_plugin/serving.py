@@ -57,14 +57,21 @@ def request_kwargs(
     *,
     exit_rule: str | None = None,
     exit_threshold: float | None = None,
-    report_key: str | None = None,
+    wants_report: bool = False,
 ) -> dict[str, Any]:
     """Return the `extra_args` of a request.
+
+    With `wants_report` the answer says what the loop did: `RequestOutput.kv_transfer_params["loop_report"]`.
 
     Raises:
         DepthError: the model cannot serve it.
     """
-    given = {DEPTH_KEY: depth, RULE_KEY: exit_rule, THRESHOLD_KEY: exit_threshold, REPORT_KEY: report_key}
+    given = {
+        DEPTH_KEY: depth,
+        RULE_KEY: exit_rule,
+        THRESHOLD_KEY: exit_threshold,
+        REPORT_KEY: True if wants_report else None,
+    }
     extra_args = {key: value for key, value in given.items() if value is not None}
     check_request(extra_args, config.max_recurrence_depth, config.exit_rules)
     return extra_args

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from vllm.config import VllmConfig
 from vllm.v1.attention.backend import CommonAttentionMetadata
+from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
@@ -16,7 +16,7 @@ from model.exceptions import EngineSetupError
 from model.requests import LoopRequest, loop_request
 from model.vllm_plugin.batch import LoopBatch, exit_request, segments
 from model.vllm_plugin.metrics import loop_metrics
-from model.vllm_plugin.reports import LoopReports
+from model.vllm_plugin.reports import REPORTS_ATTRIBUTE, LoopReport
 from model.vllm_plugin.setup import METRICS_KEY
 
 
@@ -29,7 +29,7 @@ class LoopedCPUModelRunner(CPUModelRunner):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
         super().__init__(vllm_config, device)
-        self.loop_reports = LoopReports()
+        self._reports: dict[str, LoopReport] = {}  # of running requests that want one, by id
         self.compacts_rows = True  # False: rows that are done run along, for comparison
         self._metrics = loop_metrics() if vllm_config.additional_config.get(METRICS_KEY) else None
         self._unsampled_states: dict[int, torch.Tensor] = {}
@@ -46,7 +46,7 @@ class LoopedCPUModelRunner(CPUModelRunner):
             np.diff(self.query_start_loc.np[: len(asked) + 1]),
             [exit_request(one, self.model.loop) for one in asked],
             self._regroup if self.compacts_rows else None,
-            self._metrics is not None or any(one.report_key for one in asked),
+            self._metrics is not None or any(one.wants_report for one in asked),
         )
         return {**kwargs, "loop_batch": batch}
 
@@ -93,9 +93,21 @@ class LoopedCPUModelRunner(CPUModelRunner):
             starts = self.query_start_loc.np
             if self._metrics is not None:
                 self._metrics.add(trace)
-            for i, one in enumerate(self._asked()):
-                if one.report_key:
-                    self.loop_reports.add(one.report_key, trace, int(starts[i]), int(starts[i + 1]))
+            for i, (req_id, one) in enumerate(zip(self.input_batch.req_ids, self._asked(), strict=False)):
+                if one.wants_report:
+                    report = self._reports.setdefault(req_id, LoopReport())
+                    report.add(trace, int(starts[i]), int(starts[i + 1]))
+        return output
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        """Sample as the stock runner does, and send along what the loop has done to requests so far."""
+        output = super().sample_tokens(grammar_output)
+        if self._reports and isinstance(output, ModelRunnerOutput):
+            reports = {
+                one: self._reports[one].to_json_dict() for one in output.req_ids if one in self._reports
+            }
+            setattr(output, REPORTS_ATTRIBUTE, reports)
+            self._reports = {one: report for one, report in self._reports.items() if one in self.requests}
         return output
 
     # A request whose prompt is not yet read to its end is sampled like the others and its token thrown away.
@@ -135,10 +147,6 @@ class LoopedCPUWorker(CPUWorker):
             )
         super().init_device()
         self.model_runner = LoopedCPUModelRunner(self.vllm_config, self.device)
-
-    def take_loop_reports(self, keys: Sequence[str]) -> list[dict[str, Any] | None]:
-        """Return the reports under these keys and forget them; for `collective_rpc`."""
-        return [self.model_runner.loop_reports.take(key) for key in keys]
 
     def compact_rows(self, is_on: bool) -> None:
         """Switch between rows leaving the batch and rows running along masked; for `collective_rpc`."""

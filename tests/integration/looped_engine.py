@@ -30,7 +30,7 @@ class Ask:
     seed: int | None = None
     exit_rule: str | None = None
     exit_threshold: float | None = None
-    report_key: str | None = None
+    wants_report: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Answer:
     token_ids: tuple[int, ...]
     logprobs: tuple[dict[int, float], ...]  # of the likeliest tokens at each step
     num_cached_tokens: int
+    report: dict[str, Any] | None = None  # of what the loop did
 
 
 class EngineProcess:
@@ -69,11 +70,6 @@ class EngineProcess:
         """Let rows that are done leave the batch, or run along masked."""
         self.call(_rpc, "compact_rows", is_on)
 
-    def report(self, key: str) -> dict[str, Any]:
-        """Return what the loop did to the request that asked for a report under this key."""
-        [[report]] = self.call(_rpc, "take_loop_reports", [key])
-        return report
-
     def metric(self, name: str) -> float:
         """Return a counter of vLLM's own metrics."""
         return self.call(_metric, name)
@@ -100,7 +96,7 @@ def prompt_and_params(loop: LoopedConfig | None, ask: Ask) -> tuple[Any, Any]:
             ask.depth,
             exit_rule=ask.exit_rule,
             exit_threshold=ask.exit_threshold,
-            report_key=ask.report_key,
+            wants_report=ask.wants_report,
         )
     return prompt, params
 
@@ -112,6 +108,7 @@ def answer_of(output: Any) -> Answer:
         token_ids=tuple(completion.token_ids),
         logprobs=tuple({t: lp.logprob for t, lp in step.items()} for step in completion.logprobs),
         num_cached_tokens=output.num_cached_tokens,
+        report=(output.kv_transfer_params or {}).get("loop_report"),
     )
 
 

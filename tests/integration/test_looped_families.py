@@ -86,8 +86,8 @@ def test_rows_that_stop_early_leave_and_later_deeper_tokens_find_their_last_pass
     ]
     for engine, network in running(config, tmp_path):
         assert_follows(network, asks, engine.ask(*asks))
-        [answer] = engine.ask(replace(asks[5], report_key="mine"))
-        report = engine.report("mine")
+        [answer] = engine.ask(replace(asks[5], wants_report=True))
+        report = answer.report
         assert len(set(report["depth_counts"])) > 1
         num_run = len(asks[5].token_ids) - answer.num_cached_tokens + len(answer.token_ids) - 1
         assert sum(report["depth_counts"].values()) == num_run
@@ -96,8 +96,8 @@ def test_rows_that_stop_early_leave_and_later_deeper_tokens_find_their_last_pass
 def test_report_of_a_request_says_what_each_pass_did(tmp_path: Path) -> None:
     config = tiny_config("ouro")
     for engine, network in running(config, tmp_path):
-        [answer] = engine.ask(Ask(PROMPTS[1], 3, 5, report_key="mine"), Ask(PROMPTS[2], 4))[:1]
-        report = engine.report("mine")
+        answer, other = engine.ask(Ask(PROMPTS[1], 3, 5, wants_report=True), Ask(PROMPTS[2], 4))
+        report = answer.report
         states = recorded_states(network, [*PROMPTS[1], *answer.token_ids[:-1]], 3)
         assert report["depth_counts"] == {"3": len(PROMPTS[1]) + 4}
         assert report["hidden_rms"] == pytest.approx(
@@ -106,7 +106,7 @@ def test_report_of_a_request_says_what_each_pass_did(tmp_path: Path) -> None:
         assert report["latent_change"] == pytest.approx(
             [float(((a - b).norm(dim=-1) / a.norm(dim=-1)).mean()) for b, a in states], rel=1e-4
         )
-        assert engine.report("mine") is None
+        assert other.report is None
 
 
 @pytest.mark.parametrize("family", ["iquest-loop", "huginn", "parcae"])

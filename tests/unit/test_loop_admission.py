@@ -44,7 +44,7 @@ BOTH_RUNNERS = pytest.mark.parametrize("validate", [validate_under_v1, validate_
         {},
         {"other": "x"},
         request_kwargs(OURO, 4),
-        request_kwargs(OURO, 4, exit_rule="hazard", exit_threshold=0.7, report_key="mine"),
+        request_kwargs(OURO, 4, exit_rule="hazard", exit_threshold=0.7, wants_report=True),
         {"exit_rule": "none"},
     ],
 )
@@ -76,7 +76,7 @@ def test_request_with_any_other_depth_is_refused_as_the_clients_fault(validate: 
         (OURO, {"exit_threshold": "0.5"}, "above 0"),
         (OURO, {"exit_rule": "hazard", "exit_threshold": 1.5}, "is a probability"),
         (OURO, {"exit_rule": "argmax", "exit_threshold": 1.5}, "is a number of passes"),
-        (OURO, {"loop_report": 7}, "must be a name of your choice"),
+        (OURO, {"loop_report": "yes"}, "must be true or false"),
     ],
 )
 def test_request_with_an_impossible_exit_is_refused(
