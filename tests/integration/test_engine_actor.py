@@ -169,9 +169,9 @@ def test_nothing_was_imported_from_the_folder_that_the_user_stands_in(generator,
 
 async def test_what_a_killed_engine_was_drafting_is_drafted_again_after_its_restart(generator):
     [replica] = generator._replicas
-    sampling = Sampling(num_samples=8, temperature=1.0, seed=5, max_tokens=300)
+    sampling = Sampling(num_samples=8, temperature=1.0, seed=5, max_tokens=440)
     batch = asyncio.create_task(generator.generate([prompt("kill")], sampling))
-    await until_queue(replica, at_least=8)
+    await until_queue(replica, at_least=1)  # not 8: on a fast machine some are done before it tells of all
     engine_process().kill()
     async with asyncio.timeout(240):
         disturbed = await batch
