@@ -125,5 +125,5 @@ class Passes:
 
     def _logits_of(self, state_AD: torch.Tensor) -> torch.Tensor:
         logits_AV = self.model.compute_logits(self.parts.read_out(self.parts.core_exit(state_AD)))
-        assert logits_AV is not None, "checked_config refuses this on several ranks"
+        assert logits_AV is not None, "vLLM gathers logits on every rank of every platform that runs this"
         return logits_AV
