@@ -285,7 +285,7 @@ class LoopedConfig:
         Raises:
             LoopConfigError: a key is missing or unknown, or a value is out of range.
         """
-        return _read(cls, values)
+        return read_settings(cls, values)
 
 
 def _require(holds: bool, message: str) -> None:
@@ -301,7 +301,12 @@ def _check_literals(config: Any) -> None:
             raise LoopConfigError(f"{name} {value!r} is none of {', '.join(allowed)}")
 
 
-def _read(cls: Any, values: Mapping[str, Any]) -> Any:
+def read_settings(cls: Any, values: Mapping[str, Any]) -> Any:
+    """Return the dataclass `cls`, and those inside it, with these plain JSON values.
+
+    Raises:
+        LoopConfigError: a key is missing or unknown, or a value is out of range.
+    """
     unknown = set(values) - {one.name for one in fields(cls)}
     if unknown:
         raise LoopConfigError(f"unknown settings of {cls.__name__}: {', '.join(sorted(unknown))}")
@@ -317,4 +322,4 @@ def _value(hint: Any, value: Any) -> Any:
     if isinstance(value, list):
         return tuple(value)
     classes = [one for one in (hint, *get_args(hint)) if is_dataclass(one)]
-    return _read(classes[0], value) if classes and isinstance(value, Mapping) else value
+    return read_settings(classes[0], value) if classes and isinstance(value, Mapping) else value

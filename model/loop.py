@@ -20,10 +20,10 @@ numbers say nothing about this variant.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from model.config import StepRule
+from model.config import StepRule, read_settings
 from model.exceptions import LoopConfigError
 
 # The paper's rule. Wider windows lose accuracy (Qwen3-1.7B: 6 layers -0.8 points, all 28 -27.7), and 7 of 9
@@ -78,10 +78,4 @@ class LoopConfig:
         Raises:
             LoopConfigError: a key is missing or unknown, or a value is out of range.
         """
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
-            raise LoopConfigError(f"unknown loop settings: {', '.join(sorted(unknown))}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise LoopConfigError(f"the loop settings do not fit: {error}") from error
+        return read_settings(cls, values)

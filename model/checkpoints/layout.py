@@ -6,7 +6,7 @@ One published tensor may hold several canonical ones along its first axis. Canon
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -99,3 +99,12 @@ def _parts(entry: Entry, name: str, tensor: torch.Tensor) -> Iterable[torch.Tens
 def one(published: str, canonical: str) -> Entry:
     """Return an entry whose tensors only have other names."""
     return Entry(published, (canonical,))
+
+
+def layout_with_head(
+    entries: Sequence[Entry], skipped: frozenset[str], *, is_tied: bool, hint: str = ""
+) -> Layout:
+    """Return these names and the head's; a tied head's copy is skipped."""
+    if is_tied:
+        return Layout(tuple(entries), skipped | {"lm_head.weight"}, hint)
+    return Layout((*entries, one("lm_head", "lm_head")), skipped, hint)

@@ -11,7 +11,7 @@ from typing import Any
 
 from model import families
 from model.checkpoints.keys import LOOP_KEY, Keys
-from model.checkpoints.layout import Entry, Layout, one
+from model.checkpoints.layout import Entry, Layout, layout_with_head, one
 from model.checkpoints.native import common_sizes
 from model.config import BlockConfig, LoopedConfig
 from model.exceptions import CheckpointError
@@ -133,12 +133,7 @@ def layout(config: LoopedConfig) -> Layout:
         entries.append(one("model.early_exit_gate", "parts.gate"))
     for layer in range(config.num_layers):
         entries += _layer_entries(config, layer)
-    skipped = _BUFFERS
-    if config.tie_word_embeddings:
-        skipped |= {"lm_head.weight"}
-    else:
-        entries.append(one("lm_head", "lm_head"))
-    return Layout(tuple(entries), skipped)
+    return layout_with_head(entries, _BUFFERS, is_tied=config.tie_word_embeddings)
 
 
 def _layer_entries(config: LoopedConfig, layer: int) -> list[Entry]:

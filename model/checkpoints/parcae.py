@@ -9,7 +9,7 @@ from typing import Any
 
 from model import families
 from model.checkpoints.keys import Keys, positive
-from model.checkpoints.layout import Entry, Layout, one
+from model.checkpoints.layout import Entry, Layout, layout_with_head, one
 from model.checkpoints.raven import published_layer
 from model.config import LoopedConfig
 from model.exceptions import CheckpointError
@@ -93,12 +93,7 @@ def layout(config: LoopedConfig) -> Layout:
     for layer in range(config.num_layers):
         entries += _layer_entries(config, layer)
     entries += [one(f"value_embeds.{i}", f"value_embeddings.{i}") for i in config.value_embedding_layers]
-    skipped = frozenset({"freqs_cis"})
-    if config.tie_word_embeddings:
-        skipped |= {"lm_head.weight"}
-    else:
-        entries.append(one("lm_head", "lm_head"))
-    return Layout(tuple(entries), skipped)
+    return layout_with_head(entries, frozenset({"freqs_cis"}), is_tied=config.tie_word_embeddings)
 
 
 def _layer_entries(config: LoopedConfig, layer: int) -> list[Entry]:

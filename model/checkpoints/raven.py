@@ -15,7 +15,7 @@ from typing import Any
 
 from model import families
 from model.checkpoints.keys import Keys, positive
-from model.checkpoints.layout import Entry, Layout, one
+from model.checkpoints.layout import Entry, Layout, layout_with_head, one
 from model.config import BlockConfig, LoopedConfig, RopeConfig
 from model.exceptions import CheckpointError
 
@@ -96,12 +96,9 @@ def layout(config: LoopedConfig) -> Layout:
     for layer in range(config.num_layers):
         entries += _layer_entries(config, published_layer(config, layer), f"layers.{layer}")
     skipped = frozenset({"freqs_cis", "inv_freq"})
-    if config.tie_word_embeddings:
-        skipped |= {"lm_head.weight"}
-    else:
-        entries.append(one("lm_head", "lm_head"))
     hint = f'If its donor is an OLMo-2, put "{DONOR_KEY}": "olmo2" into config.json.'
-    return Layout(tuple(entries), skipped, hint if config.family == "retrofit" else "")
+    hint = hint if config.family == "retrofit" else ""
+    return layout_with_head(entries, skipped, is_tied=config.tie_word_embeddings, hint=hint)
 
 
 def published_layer(config: LoopedConfig, layer: int) -> str:

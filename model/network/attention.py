@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from model.config import LoopedConfig, RopeConfig
+from model.exceptions import CheckpointError
 from model.network.cache import KVCache
 from model.network.moe import HeadExperts
 from model.parts import Norm, unit_rms
@@ -135,7 +136,7 @@ def rotate(x_AHK: torch.Tensor, positions_A: torch.Tensor, rope: RopeConfig) -> 
     """Return queries or keys turned by their positions.
 
     Raises:
-        NotImplementedError: the checkpoint stretches positions in a way that the reference network does not.
+        CheckpointError: the checkpoint stretches positions in a way that the reference network does not.
     """
     if rope.style == "none":
         return x_AHK
@@ -162,7 +163,7 @@ def _rates(rope: RopeConfig, width: int) -> torch.Tensor:
     if kind == "linear":
         return rate_R / scaling["factor"]
     if kind != "llama3":
-        raise NotImplementedError(f"the reference network has no {kind} rope scaling")
+        raise CheckpointError(f"the reference network has no {kind} rope scaling")
     # Llama 3.1: slow pairs are stretched, fast ones are not, those between are mixed.
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     turns_R = scaling["original_max_position_embeddings"] * rate_R / (2 * math.pi)

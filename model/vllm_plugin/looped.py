@@ -30,10 +30,9 @@ from model.vllm_plugin.batch import LoopBatch
 from model.vllm_plugin.block import LoopedBlock, Summands, joined, make_norm
 from model.vllm_plugin.passes import Passes
 from model.vllm_plugin.reports import LoopTrace
-from model.vllm_plugin.setup import checked_config
+from model.vllm_plugin.setup import START_HINT, checked_config
 from model.vllm_plugin.weights import served_tensors
 
-_HINT = "Start the engine with the arguments of model.vllm_plugin.serving.engine_kwargs."
 logger = init_logger(__name__)
 _FUSED_ATTENTION = {
     ".q_proj": (".qkv_proj", "q"),
@@ -181,7 +180,7 @@ class LoopedForCausalLM(nn.Module, SupportsQuant):
             EngineSetupError: the runner gave no batch.
         """
         if loop_batch is None:
-            raise EngineSetupError("the model runner passes no recurrence depths", hint=_HINT)
+            raise EngineSetupError("the model runner passes no recurrence depths", hint=START_HINT)
         config = self.loop
         hidden_TD = self.embed_input_ids(input_ids) if inputs_embeds is None else inputs_embeds
         if config.embedding_scale != 1.0:

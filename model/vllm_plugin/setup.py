@@ -12,7 +12,7 @@ from model.exceptions import EngineSetupError
 
 ARCHITECTURE = "LoopedForCausalLM"
 METRICS_KEY = "loop_metrics"  # in vLLM's additional_config
-_HINT = "Start the engine with the arguments of model.vllm_plugin.serving.engine_kwargs."
+START_HINT = "Start the engine with the arguments of model.vllm_plugin.serving.engine_kwargs."
 
 
 def hf_overrides(config: LoopedConfig) -> dict[str, Any]:
@@ -40,10 +40,10 @@ def checked_config(vllm_config: VllmConfig) -> LoopedConfig:
 
     settings = getattr(vllm_config.model_config.hf_config, CONFIG_KEY, None)
     if not isinstance(settings, dict):
-        raise EngineSetupError("the engine's configuration holds no loop settings", hint=_HINT)
+        raise EngineSetupError("the engine's configuration holds no loop settings", hint=START_HINT)
     config = LoopedConfig.from_json_dict(settings)
     if admission_class(config) not in (vllm_config.model_config.logits_processors or []):
-        raise EngineSetupError("nothing checks the depth of requests at admission", hint=_HINT)
+        raise EngineSetupError("nothing checks the depth of requests at admission", hint=START_HINT)
     if vllm_config.parallel_config.pipeline_parallel_size > 1:
         # A rank would loop over its own part of the core only, which is another function.
         raise EngineSetupError("a loop cannot be split over pipeline ranks", hint="Set them to 1.")

@@ -17,6 +17,9 @@ from typing import Any
 from model.config import LoopedConfig
 
 BLOCK_SIZE = 32  # tokens of a KV block
+CHUNK = 48  # tokens; no multiple of a block, so chunks end inside blocks
+LONG_PROMPT = tuple(i * 37 % 251 for i in range(150))
+PROMPTS = (LONG_PROMPT[:5], LONG_PROMPT[3:70], LONG_PROMPT[10:31], LONG_PROMPT[90:])
 _llm: Any = None  # the child's engine
 
 

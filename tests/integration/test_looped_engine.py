@@ -23,6 +23,9 @@ from model.provision.cpu import computing_dtype
 from model.testing import make_tiny_qwen2
 from tests.integration.looped_engine import (
     BLOCK_SIZE,
+    CHUNK,
+    LONG_PROMPT,
+    PROMPTS,
     Answer,
     Ask,
     EngineProcess,
@@ -35,9 +38,6 @@ pytestmark = pytest.mark.integration
 
 NUM_LAYERS = 6
 LOOP = LoopConfig.for_num_layers(NUM_LAYERS)
-CHUNK = 48  # tokens; no multiple of a block, so chunks end inside blocks
-LONG_PROMPT = tuple(i * 37 % 251 for i in range(150))
-PROMPTS = (LONG_PROMPT[:5], LONG_PROMPT[3:70], LONG_PROMPT[10:31], LONG_PROMPT[90:])
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,9 @@ from model.network import LoopedNetwork
 from model.testing import save_tiny, tiny_config, tiny_network
 from tests.integration.looped_engine import (
     BLOCK_SIZE,
+    CHUNK,
+    LONG_PROMPT,
+    PROMPTS,
     Answer,
     Ask,
     EngineProcess,
@@ -29,9 +32,6 @@ from tests.integration.looped_engine import (
 
 pytestmark = pytest.mark.integration
 
-CHUNK = 48  # tokens; no multiple of a block, so chunks end inside blocks
-LONG_PROMPT = tuple(i * 37 % 251 for i in range(150))
-PROMPTS = (LONG_PROMPT[:5], LONG_PROMPT[3:70], LONG_PROMPT[10:31], LONG_PROMPT[90:])
 THRESHOLDS = {"latent": 0.6, "hazard": 0.6, "kl": 0.5, "argmax": 1.0, "act": 0.6}
 
 
