@@ -233,6 +233,11 @@ class LoopedConfig:
         )
 
     @property
+    def is_chunk_invariant(self) -> bool:
+        """Return whether the function is the same however a prompt is cut."""
+        return self.kv_policy in ("depth_indexed", "last_exited")
+
+    @property
     def is_depth_nested(self) -> bool:
         """Return whether pass t of a token is the same whatever the number of passes.
 

@@ -21,7 +21,7 @@ class NetworkUnderTest:
         self.claims = Claims(
             vocab_size=config.vocab_size,
             max_depth=config.max_recurrence_depth,
-            is_chunk_invariant=config.kv_policy in ("depth_indexed", "last_exited"),
+            is_chunk_invariant=config.is_chunk_invariant,
             is_depth_nested=config.is_depth_nested or (False if _reads_its_depth(config) else None),
             exit_rules=config.exit_rules,
             min_exit_depth=config.num_shared_slots if config.kv_policy == "first_then_shared" else 1,

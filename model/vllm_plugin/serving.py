@@ -46,7 +46,7 @@ def engine_kwargs(config: LoopedConfig, *, has_metrics: bool = False) -> dict[st
         settings["scheduler_cls"] = f"{_SCHEDULERS}.LoopedAsyncScheduler"
     if has_metrics:
         settings["additional_config"] = {METRICS_KEY: True}
-    if config.kv_policy in ("single", "single_restored"):
+    if not config.is_chunk_invariant:
         settings["enable_prefix_caching"] = False
     return settings
 

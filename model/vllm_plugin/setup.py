@@ -54,7 +54,7 @@ def checked_config(vllm_config: VllmConfig) -> LoopedConfig:
         raise EngineSetupError("LoRA adapters are not supported with a loop", hint="Merge the adapter.")
     _check_ranks(config, vllm_config.parallel_config.tensor_parallel_size)
     _check_servable(config)
-    if config.kv_policy in ("single", "single_restored") and vllm_config.cache_config.enable_prefix_caching:
+    if not config.is_chunk_invariant and vllm_config.cache_config.enable_prefix_caching:
         raise EngineSetupError(
             f"with kv_policy {config.kv_policy} a prefix hit changes the answer",
             hint="Set enable_prefix_caching to False.",

@@ -164,6 +164,7 @@ ONE_SLOT = replace(OURO, kv_policy="single")
         (tiny_config("moeut"), {"num_tensor_ranks": 2}, "experts are not split"),
         (tiny_config("mor"), {}, "keys by recursion cannot be served"),
         (ONE_SLOT, {}, "prefix"),
+        (replace(OURO, kv_policy="first_then_shared"), {}, "prefix"),
     ],
 )
 def test_engine_that_would_run_the_loop_wrongly_does_not_start(
