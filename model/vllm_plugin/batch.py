@@ -26,7 +26,7 @@ Regrouped = tuple[dict[str, Any], dict[str, torch.Tensor]]
 
 
 class Regroup(Protocol):
-    """Makes attention metadata for some rows of the batch (runner V1)."""
+    """Makes attention metadata for some rows of the batch."""
 
     def __call__(self, rows_A: np.ndarray) -> Regrouped:
         """Return metadata and slot mappings by layer for these rows, in rising order."""
@@ -42,6 +42,32 @@ class LoopBatch:
     regroup: Regroup | None = None  # None: rows that are done run along, and what they compute is not used
     wants_trace: bool = False
     _regrouped: dict[bytes, Regrouped] = field(default_factory=dict)  # several passes run the same rows
+
+    @classmethod
+    def of_requests(
+        cls,
+        asked: Sequence[LoopRequest],
+        starts_R: np.ndarray,
+        config: LoopedConfig,
+        regroup: Regroup | None,
+        wants_trace: bool,
+    ) -> LoopBatch:
+        """Return a batch of these requests.
+
+        Args:
+            asked: what each asks of the loop.
+            starts_R: the first row of each, and the number of rows (R + 1,).
+            config: the decoder.
+            regroup: as the field.
+            wants_trace: as the field.
+        """
+        return cls(
+            np.array([one.recurrence_depth for one in asked]),
+            np.diff(starts_R[: len(asked) + 1]),
+            [_exit_request(one, config) for one in asked],
+            regroup,
+            wants_trace,
+        )
 
     @classmethod
     def profiling(cls, depth: int, num_tokens: int) -> LoopBatch:
@@ -72,7 +98,7 @@ class LoopBatch:
         return (per_row + [ExitRequest()] * (num_rows - len(per_row)))[:num_rows]
 
 
-def exit_request(request: LoopRequest, config: LoopedConfig) -> ExitRequest:
+def _exit_request(request: LoopRequest, config: LoopedConfig) -> ExitRequest:
     """Return when a request's rows stop early, for the exits of a batch."""
     min_depth = min(config.min_recurrence_depth, request.recurrence_depth)
     return ExitRequest(request.exit_rule, request.exit_threshold, min_depth)

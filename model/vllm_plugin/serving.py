@@ -17,7 +17,8 @@ from model.config import LoopedConfig
 from model.exceptions import EngineSetupError
 from model.requests import DEPTH_KEY, REPORT_KEY, RULE_KEY, THRESHOLD_KEY, check_request
 
-CPU_WORKER_CLS = "model.vllm_plugin.worker.LoopedCPUWorker"
+_CPU_WORKER = "model.vllm_plugin.worker.LoopedCPUWorker"
+_GPU_WORKER = "model.vllm_plugin.gpu_worker.LoopedGPUWorker"
 _SCHEDULERS = "model.vllm_plugin.scheduler"
 
 
@@ -39,10 +40,11 @@ def engine_kwargs(config: LoopedConfig, *, has_metrics: bool = False) -> dict[st
         "logits_processors": [admission_class(config)],
         "enforce_eager": True,
     }
-    if current_platform.is_cpu():  # elsewhere runner V2 asks the model for its own state class
-        settings["worker_cls"] = CPU_WORKER_CLS
+    if current_platform.is_cpu():
+        settings["worker_cls"] = _CPU_WORKER
         settings["scheduler_cls"] = f"{_SCHEDULERS}.LoopedScheduler"  # vLLM has no other one for CPUs
     else:
+        settings["worker_cls"] = _GPU_WORKER
         settings["scheduler_cls"] = f"{_SCHEDULERS}.LoopedAsyncScheduler"
     if has_metrics:
         settings["additional_config"] = {METRICS_KEY: True}

@@ -32,8 +32,7 @@ def checked_config(vllm_config: VllmConfig) -> LoopedConfig:
 
     Raises:
         EngineSetupError: the engine lacks its settings, or the check of requests, or uses a feature that
-        would
-            run it wrongly.
+            would run it wrongly.
         LoopConfigError: the settings contradict themselves.
     """
     from model.vllm_plugin.admission import admission_class
@@ -47,6 +46,7 @@ def checked_config(vllm_config: VllmConfig) -> LoopedConfig:
     if vllm_config.parallel_config.pipeline_parallel_size > 1:
         # A rank would loop over its own part of the core only, which is another function.
         raise EngineSetupError("a loop cannot be split over pipeline ranks", hint="Set them to 1.")
+    _check_batches_are_whole(vllm_config)
     if vllm_config.speculative_config is not None:
         raise EngineSetupError("speculative decoding does not know recurrence depths; turn it off")
     if vllm_config.lora_config is not None:
@@ -60,6 +60,15 @@ def checked_config(vllm_config: VllmConfig) -> LoopedConfig:
             hint="Set enable_prefix_caching to False.",
         )
     return config
+
+
+def _check_batches_are_whole(vllm_config: VllmConfig) -> None:
+    """A rank that sees a part of a batch's rows or of their context cannot let rows leave between passes."""
+    parallel = vllm_config.parallel_config
+    if max(parallel.decode_context_parallel_size, parallel.prefill_context_parallel_size) > 1:
+        raise EngineSetupError("a loop cannot be split over context-parallel ranks", hint="Set them to 1.")
+    if parallel.use_ubatching:
+        raise EngineSetupError("a loop does not run in micro-batches", hint="Turn dual batch overlap off.")
 
 
 def _check_ranks(config: LoopedConfig, num_ranks: int) -> None:

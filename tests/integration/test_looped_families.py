@@ -78,6 +78,27 @@ def test_family_in_one_mixed_batch_equals_the_reference_network(family: str, tmp
         assert_follows(network, asks, engine.ask(*asks))
 
 
+@pytest.mark.parametrize("family", ["ouro", "iquest-loop", "huginn"])
+def test_runner_v2s_state_lets_rows_leave_and_answers_the_same(family: str, tmp_path: Path) -> None:
+    config = tiny_config(family)
+    depths = range(1, config.max_recurrence_depth + 1)
+    asks = [Ask(prompt, depth, 10) for depth, prompt in itertools.product(depths, PROMPTS)]
+    reporting = [
+        Ask(PROMPTS[0], None, 10, None, rule, THRESHOLDS[rule], wants_report=True)
+        for rule in config.exit_rules
+    ]
+    asks += reporting
+    worker = "tests.integration.v2_batches.StateDrivenWorker"
+    for engine, network in running(config, tmp_path, worker_cls=worker, max_num_seqs=6):
+        answers = engine.ask(*asks)
+        assert_follows(network, asks, answers)
+        assert [ask for ask, answer in zip(asks, answers, strict=True) if answer.report] == reporting
+        assert engine.call(rows_of_passes)
+        engine.compact_rows(False)
+        assert_follows(network, asks, engine.ask(*asks))
+        assert not engine.call(rows_of_passes)
+
+
 def test_rows_that_stop_early_leave_and_later_deeper_tokens_find_their_last_pass(tmp_path: Path) -> None:
     config = tiny_config("ouro", kv_policy="last_exited")
     asks = [
@@ -130,6 +151,11 @@ def test_metrics_count_tokens_by_depth_and_what_each_pass_did(tmp_path: Path) ->
     assert f'loopwright_loop_tokens_total{{depth="2"}} {shallow}.0' in page
     assert f'loopwright_loop_hidden_rms_count{{loop="3"}} {deep}.0' in page
     assert f'loopwright_loop_latent_change_count{{loop="1"}} {shallow + deep}.0' in page
+
+
+def rows_of_passes(llm: Any) -> list[int]:
+    [rows] = llm.collective_rpc("take_rows_of_passes")
+    return rows
 
 
 def prometheus_page(_: Any) -> str:

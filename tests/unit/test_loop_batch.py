@@ -15,7 +15,7 @@ from model.config import LoopedConfig
 from model.exits import ExitRequest
 from model.requests import loop_request
 from model.testing import tiny_config
-from model.vllm_plugin.batch import NOWHERE, LoopBatch, exit_request, only_rows, segments
+from model.vllm_plugin.batch import NOWHERE, LoopBatch, only_rows, segments
 
 REQUESTS = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 6)), min_size=1, max_size=5)
 
@@ -104,4 +104,5 @@ def test_a_request_that_names_nothing_runs_as_the_checkpoint_says() -> None:
     config: LoopedConfig = tiny_config("universal-transformer")
     asked = loop_request(None, config)
     assert (asked.recurrence_depth, asked.exit_rule, asked.exit_threshold) == (3, "act", 0.99)
-    assert exit_request(asked, config) == ExitRequest("act", 0.99, 1)
+    [stops] = LoopBatch.of_requests([asked], np.array([0, 1]), config, None, False).exits_R
+    assert stops == ExitRequest("act", 0.99, 1)
