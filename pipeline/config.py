@@ -72,7 +72,7 @@ class Rung(_Section):
     strategy: Literal["line", "insert", "definition", "blocks", "diff"] = "definition"
     num_candidates: int = Field(default=8, ge=1)  # spread over the suspects, and over their lines
     num_suspects: int = Field(default=1, ge=1)
-    recurrence_depth: int = Field(default=1, ge=1)
+    recurrence_depth: int = Field(default=0, ge=0)  # 0: as the model was trained
     temperature: float = Field(default=0.8, ge=0)
     # After a greedy draft of each prompt: splices of these answers, or branches, or samples.
     decoding: Literal["splice", "branch", "sample"] = "sample"
@@ -80,11 +80,17 @@ class Rung(_Section):
     feedback: bool = False  # show the best failing candidate and why it failed
     model: Literal["own", "strong"] = "own"  # strong: the server of the section `strong`
 
+    def at_own_depth(self, recurrence_depth: int) -> Rung:
+        """Return the rung, at the depth that its model was trained for where it names none."""
+        return (
+            self if self.recurrence_depth else self.model_copy(update={"recurrence_depth": recurrence_depth})
+        )
+
 
 def _default_ladder() -> tuple[Rung, ...]:
     # By the tokens that each needs for a solved task (docs/benchmarks/repair.md): a small model copies a
     # definition that it is to rewrite, and the copy of a line already tells what else it nearly said there.
-    # Deeper recurrence solved nothing more with the default model, so no rung asks for it.
+    # Deeper recurrence solved nothing more with the default model, so rungs run a model as it was trained.
     return (
         Rung(strategy="line", num_candidates=64, num_suspects=3, decoding="splice"),
         Rung(strategy="line", num_candidates=96, num_suspects=5, decoding="branch"),

@@ -144,6 +144,9 @@ class GeneratorInfo:
     model: str
     max_model_tokens: int  # prompt and completion together
     max_recurrence_depth: int
+    recurrence_depth: int = (
+        1  # that it was trained for; 1 for a plain model, and for a server that does not say
+    )
 
 
 # ---------------------------------------------------------------- sandbox (C3)

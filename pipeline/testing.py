@@ -26,6 +26,7 @@ class ScriptedGenerator:
     reply: Reply | Sequence[str]
     max_model_tokens: int = 4096
     max_recurrence_depth: int = 4
+    recurrence_depth: int = 1
     steps: Callable[[str], tuple[Step, ...]] = lambda _text: ()  # of a text, where alternatives are asked for
     calls: list[tuple[tuple[Prompt, ...], Sampling]] = field(default_factory=list)
     _position: int = 0
@@ -36,6 +37,7 @@ class ScriptedGenerator:
             model="scripted",
             max_model_tokens=self.max_model_tokens,
             max_recurrence_depth=self.max_recurrence_depth,
+            recurrence_depth=self.recurrence_depth,
         )
 
     async def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:

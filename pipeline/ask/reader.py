@@ -79,8 +79,8 @@ class Desk:
     scorer_of: ScorerOf | None = None  # what judges where, of a book and at a depth; None: here
 
 
-async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: int = 1) -> Answer:
-    """Return what a tier answers; without a generator the places alone.
+async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: int = 0) -> Answer:
+    """Return what a tier answers; without a generator the places alone. Depth 0 is the model's own.
 
     Raises:
         InputError: the question leaves no room in the model's window.
@@ -91,6 +91,7 @@ async def read(question: str, book: Book, tier: Choice, desk: Desk, *, depth: in
     if desk.generator is None:
         desk.trace.add("decide", "tier lexical: no model is asked")
         return _places_alone(await asyncio.to_thread(localise_by_words, query, book.words))
+    depth = depth or (await desk.generator.info()).recurrence_depth
     settings = AnswerSettings(recurrence_depth=depth, seed=desk.settings.planner.seed)
     chosen, why = await _chosen(query, book, tier, desk, settings)
     desk.trace.add("decide", f"tier {chosen}: {why}")

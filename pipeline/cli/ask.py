@@ -107,7 +107,7 @@ def ask(
         question=text,
         tier=tier.value,
         with_model=not places_only,
-        recurrence_depth=depth or 1,
+        recurrence_depth=depth or 0,
         num_workers=workers,
     )
     limits = {

@@ -30,7 +30,7 @@ class Inquiry:
     question: str
     tier: Choice
     with_model: bool
-    recurrence_depth: int
+    recurrence_depth: int  # 0: the model's own
     num_workers: int = 0  # Ray workers that judge; 0: this process does
 
 

@@ -175,10 +175,11 @@ async def _engine(settings: Settings) -> Check:
     begun_at = time.monotonic()
     generator = compose.start_generator(compose.cluster_settings(settings), discard)
     try:
-        await generator.info()
+        info = await generator.info()
         started_after = time.monotonic() - begun_at
         prompt = Prompt(messages=(Message("user", "Say yes."),))
-        [[completion]] = await generator.generate([prompt], Sampling(max_tokens=8))
+        sampling = Sampling(recurrence_depth=info.recurrence_depth, max_tokens=8)
+        [[completion]] = await generator.generate([prompt], sampling)
     finally:
         await asyncio.to_thread(generator.close)
     detail = f"up after {duration(started_after)}; {completion.num_completion_tokens} tokens drafted"

@@ -183,7 +183,7 @@ def _with_ladder(settings: Settings, flags: Flags) -> Settings:
     max_depth = settings.limits.max_recurrence_depth
     if settings.endpoint.url:
         max_depth = min(max_depth, settings.endpoint.max_recurrence_depth)
-    min_depth = flags.depth or 1
+    min_depth = flags.depth or 0  # 0 stays what it is: the model's own
     if min_depth > max_depth:
         raise InputError(
             f"depth {min_depth} is above the maximum depth {max_depth}",

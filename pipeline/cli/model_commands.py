@@ -111,7 +111,9 @@ def path(name: Name = _DEFAULT, dtype: DtypeOption = "auto", as_json: JsonOption
 @app.command()
 def probe(
     ctx: typer.Context,
-    depth: Annotated[int, typer.Option(min=1, help="Recurrence depth to probe at.")] = 1,
+    depth: Annotated[
+        int, typer.Option(min=0, help="Recurrence depth to probe at; 0: as the model was trained.")
+    ] = 0,
     shown: Annotated[bool, typer.Option("--show", help="Only show what is known already.")] = False,
     model: options.Model = None,
     endpoint: options.Endpoint = None,

@@ -39,10 +39,11 @@ def show(
     planner = resolve_settings(Flags(config=config)).planner
     store = OutcomeStore(outcomes_path())
     models = [model] if model else store.models() or [""]
+    ladders = {name: [rung.at_own_depth(_own_depth(name)) for rung in planner.ladder] for name in models}
     answer = {
         "policy": planner.policy,
         "outcomes": str(store.path),
-        "models": {name: _rows(planner.ladder, _stats(planner.ladder, store, name)) for name in models},
+        "models": {name: _rows(ladder, _stats(ladder, store, name)) for name, ladder in ladders.items()},
     }
     typer.echo(json.dumps(answer, indent=1) if as_json else _table(answer))
 
@@ -68,6 +69,17 @@ def learn(
         except InputError as exc:
             typer.echo(f"warning: {printable(str(exc))}", err=True)
     typer.echo(f"{num_added} rounds of {len(found)} runs added to {store.path}")
+
+
+def _own_depth(model: str) -> int:
+    """Return the depth that a checkpoint folder was trained for; 1 where this is none."""
+    from model.checkpoints import read_config
+    from model.exceptions import ModelError
+
+    try:
+        return read_config(json.loads((Path(model) / "config.json").read_bytes())).recurrence_depth
+    except (OSError, ValueError, ModelError):
+        return 1
 
 
 def _stats(ladder: Sequence[Rung], store: Any, model: str) -> list[ArmStats]:

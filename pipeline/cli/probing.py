@@ -43,6 +43,7 @@ async def _probe(settings: Settings, folder: Path, recurrence_depth: int, emit: 
     sandbox, _ = await sandbox_edges(settings, emit)
     try:
         async with composed_generator(settings, emit) as generator:
+            recurrence_depth = recurrence_depth or (await generator.info()).recurrence_depth
             return await probed(generator, sandbox, folder, recurrence_depth=recurrence_depth, emit=emit)
     finally:
         await sandbox.close()

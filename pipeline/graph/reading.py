@@ -77,7 +77,7 @@ async def _findings(
         tree,
         found,
         sorted(ranked, key=lambda one: -one.score),
-        scorer=_scorer(tools, tree, found),
+        scorer=_scorer(tools, tree, found, (await tools.generator.info()).recurrence_depth),
         purse=purse,
         trace=trace,
     )
@@ -89,8 +89,8 @@ def _purse(tools: Toolbox, progress: Progress) -> Purse:
     return Purse.open(tools.folder.path / "spending.sqlite", budget, time.time() + seconds)
 
 
-def _scorer(tools: Toolbox, tree: RepoTree, found: Sequence[Unit]) -> Scorer:
-    scorer = YesNoScorer(tools.generator, Pieces(tree, found))
+def _scorer(tools: Toolbox, tree: RepoTree, found: Sequence[Unit], recurrence_depth: int) -> Scorer:
+    scorer = YesNoScorer(tools.generator, Pieces(tree, found), recurrence_depth=recurrence_depth)
     if tools.scores_path is None:
         return scorer
     # The run itself pays, so that one that was killed and resumed accounts for what it had asked before.

@@ -30,11 +30,11 @@ def test_without_flags_the_defaults_hold():
 
 
 def test_depth_is_the_least_of_every_round_and_max_depth_the_most():
-    assert rungs(Flags(), "recurrence_depth") == [1, 1, 1, 1]
+    assert rungs(Flags(), "recurrence_depth") == [0, 0, 0, 0]
     thorough = Flags(config="thorough")
-    assert rungs(thorough, "recurrence_depth") == [1, 1, 1, 1, 2, 4]
+    assert rungs(thorough, "recurrence_depth") == [0, 0, 0, 0, 2, 4]
     assert rungs(replace(thorough, depth=2), "recurrence_depth") == [2, 2, 2, 2, 2, 4]
-    assert rungs(replace(thorough, max_depth=2), "recurrence_depth") == [1, 1, 1, 1, 2, 2]
+    assert rungs(replace(thorough, max_depth=2), "recurrence_depth") == [0, 0, 0, 0, 2, 2]
     assert rungs(replace(thorough, depth=2, max_depth=2), "recurrence_depth") == [2, 2, 2, 2, 2, 2]
 
 
@@ -56,12 +56,12 @@ def test_more_rounds_than_rungs_climb_the_last_one_again():
     assert settings.planner.ladder[3:] == settings.planner.ladder[3:4] * 4
 
 
-def test_an_endpoint_takes_the_model_name_and_drafts_at_depth_one_unless_told_otherwise():
+def test_an_endpoint_takes_the_model_name_and_drafts_at_its_own_depth_unless_told_otherwise():
     settings = resolve_settings(Flags(endpoint="http://localhost:8000/v1", model="big"))
     assert (settings.endpoint.model, settings.model) == ("big", Settings().model)
-    assert {rung.recurrence_depth for rung in settings.planner.ladder} == {1}
+    assert {rung.recurrence_depth for rung in settings.planner.ladder} == {0}
     deep = Flags(config="thorough", endpoint="http://localhost:8000/v1", max_depth=3)
-    assert rungs(deep, "recurrence_depth") == [1, 1, 1, 1, 2, 3]
+    assert rungs(deep, "recurrence_depth") == [0, 0, 0, 0, 2, 3]
 
 
 def test_set_reaches_any_setting_and_a_named_flag_wins_over_it():

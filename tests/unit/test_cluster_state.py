@@ -134,8 +134,10 @@ def test_the_loop_of_an_engine_is_the_given_one_or_the_checkpoints_or_the_defaul
 def test_a_checkpoint_that_was_trained_with_loops_runs_as_deep_as_that(tmp_path):
     make_tiny_checkpoint("ouro", tmp_path, recurrence_depth=3, max_recurrence_depth=3)
     for asked, served in ((1, 3), (5, 5)):
-        loop = EngineSettings(model_path=str(tmp_path), max_recurrence_depth=asked).resolved().loop
+        settings = EngineSettings(model_path=str(tmp_path), max_recurrence_depth=asked).resolved()
+        loop = settings.loop
         assert (loop.recurrence_depth, loop.max_recurrence_depth) == (3, served)
+        assert settings.max_recurrence_depth == served  # which is what the planner is told
 
 
 def test_a_checkpoint_that_cannot_be_looped_says_why_and_runs_plain(checkpoint):

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
+from model.testing import tiny_config
 from pipeline.core import Message, Prompt, Sampling
 from pipeline.exceptions import EngineDeadError, GeneratorError, InputError
 from workers.engine.backend import Piece
@@ -75,6 +76,13 @@ async def test_completions_come_back_in_the_order_of_prompts_and_samples():
     assert [[c.text for c in row] for row in rows] == [["a 3:7", "a 3:8"], ["a 5:7", "a 5:8"]]
     assert rows[1][0].num_prompt_tokens == 5
     assert rows[1][0].num_completion_tokens == 2
+
+
+async def test_an_engine_tells_the_depth_that_its_model_was_trained_for():
+    backend, plain = replica()
+    looped = EngineService(backend, replace(SETTINGS, loop=tiny_config("ouro", recurrence_depth=3)))
+    depths = [(await service.info()).recurrence_depth for service in (plain, looped)]
+    assert depths == [1, 3]
 
 
 async def test_nothing_asked_is_nothing_answered():

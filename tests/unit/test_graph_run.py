@@ -220,6 +220,14 @@ async def test_depth_is_held_to_its_limit_and_the_reason_says_so(run):
     assert any("held to 2" in e.message for e in edges.events if e.action is Action.WARNING)
 
 
+async def test_a_round_that_names_no_depth_drafts_at_the_depth_that_the_model_was_trained_for(run):
+    edges = Edges(ScriptedGenerator(reply=lambda *_: RIGHT, recurrence_depth=3))
+    edges.settings = settings_with(one_rung(recurrence_depth=0))
+    record = await run(edges)
+    assert {sampling.recurrence_depth for _, sampling in edges.generator.calls} == {3}
+    assert {c.candidate.recurrence_depth for c in record.rounds[0].candidates} == {3}
+
+
 async def test_duplicates_are_dropped_before_testing(run):
     edges = drafts(WRONG, "\n    # other words\n    return (a * b)\n", WRONG, WRONG)
     record = await run(edges)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from typer.testing import CliRunner
 
+from model.testing import make_tiny_checkpoint
 from pipeline.cli.app import app
 from pipeline.config import Rung, Settings, load_settings
 from pipeline.core import VerdictKind
@@ -205,6 +206,12 @@ def test_policy_show_tells_the_order_before_anything_was_learned(home):
     assert result.exit_code == 0
     assert "rungs are climbed in their order" in result.stdout
     assert "line 64/3, depth 1" in result.stdout
+
+
+def test_policy_show_tells_what_a_looped_model_did_at_its_own_depth(home, tmp_path):
+    make_tiny_checkpoint("ouro", tmp_path / "model", recurrence_depth=3)
+    result = CliRunner().invoke(app, ["policy", "show", "--model", str(tmp_path / "model")])
+    assert "line 64/3, depth 3" in result.stdout
 
 
 def test_policy_learn_counts_finished_runs_once_and_show_tells_them(home, tmp_path):

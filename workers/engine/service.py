@@ -72,10 +72,12 @@ class EngineService:
 
     async def info(self) -> GeneratorInfo:
         """Return what the engine serves."""
+        loop = self._settings.loop
         return GeneratorInfo(
             model=self._settings.model_path,
             max_model_tokens=self._settings.max_model_tokens,
             max_recurrence_depth=self._settings.max_recurrence_depth,
+            recurrence_depth=loop.recurrence_depth if loop else 1,
         )
 
     async def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:

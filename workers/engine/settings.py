@@ -39,7 +39,15 @@ class EngineSettings:
         """
         path = Path(self.model_path).expanduser().resolve()
         config = _read_config(path)
-        return replace(self, model_path=str(path), loop=self._loop(config), dtype=self._dtype(config))
+        loop = self._loop(config)
+        return replace(
+            self,
+            model_path=str(path),
+            loop=loop,
+            # A checkpoint that was trained deeper is served as deep.
+            max_recurrence_depth=loop.max_recurrence_depth if loop else 1,
+            dtype=self._dtype(config),
+        )
 
     def _dtype(self, config: dict) -> str:
         from model.provision.cpu import computing_dtype

@@ -55,7 +55,7 @@ async def localise(tools: Toolbox, progress: Progress) -> None:
         progress.record.reading = await read_for_fault(tools, progress, _evidence(tools, progress))
     progress.record.suspects = await suspects_in(tools, progress)
     _tell_unwritten(tools, progress.record.suspects)
-    progress.arm_stats = await asyncio.to_thread(_arm_stats, tools, (await tools.generator.info()).model)
+    progress.arm_stats = await asyncio.to_thread(_arm_stats, tools, await tools.generator.info())
     progress.next_rung = next_rung(tools.task, tools.settings.planner, progress)
 
 
@@ -106,11 +106,12 @@ def _suspects_of(progress: Progress, rung: Rung) -> tuple[list[Suspect], int]:
     return progress.suspects, max(rung.num_suspects, len(unwritten))
 
 
-def _arm_stats(tools: Toolbox, model: str) -> list[ArmStats]:
+def _arm_stats(tools: Toolbox, info: GeneratorInfo) -> list[ArmStats]:
     planner = tools.settings.planner
     if planner.policy == "ladder" or tools.known_outcomes is None:
         return []
-    return stats_of(planner.ladder, tools.known_outcomes.load(model))
+    ladder = [rung.at_own_depth(info.recurrence_depth) for rung in planner.ladder]
+    return stats_of(ladder, tools.known_outcomes.load(info.model))
 
 
 async def suspects_in(tools: Toolbox, progress: Progress) -> list[Suspect]:
@@ -330,7 +331,8 @@ def _evidence(tools: Toolbox, progress: Progress) -> Evidence:
 
 
 def _held_to_depth(tools: Toolbox, rung: Rung, info: GeneratorInfo) -> Rung:
-    """Return the rung with no more depth than the task and the model allow."""
+    """Return the rung at a depth that it names or the model was trained for, and task and model allow."""
+    rung = rung.at_own_depth(info.recurrence_depth)
     for name, deepest in (
         ("limits.max_recurrence_depth", tools.task.limits.max_recurrence_depth),
         (f"the model {info.model}", info.max_recurrence_depth),

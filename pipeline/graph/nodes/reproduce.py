@@ -165,7 +165,12 @@ async def _drafted(
     if prompt is None or num_drafts < 1:
         progress.limit = "num_tokens" if prompt else ""
         return prompts[-1], []
-    greedy = Sampling(seed=tools.settings.planner.seed, max_tokens=_MAX_TOKENS, stop=STOP)
+    greedy = Sampling(
+        recurrence_depth=info.recurrence_depth,
+        seed=tools.settings.planner.seed,
+        max_tokens=_MAX_TOKENS,
+        stop=STOP,
+    )
     sampled = replace(
         greedy,
         num_samples=min(_NUM_SAMPLES, num_drafts - 1),
