@@ -50,6 +50,7 @@ class _LoopedScheduling:
         self._loop = LoopedConfig.from_json_dict(getattr(hf_config, CONFIG_KEY))
         manager = self.kv_cache_manager  # type: ignore[attr-defined]
         self._reports: dict[str, dict[str, Any]] = {}  # the latest of running requests that want one, by id
+        self._twins: dict[str, list[Request]] = {}  # requests that were looked up, at larger depths, by id
         pool = manager.block_pool
         if self._loop.is_depth_nested and manager.enable_caching:
             # The coordinator and its managers hold the pool already: it learns to look further in its place.
@@ -77,25 +78,40 @@ class _LoopedScheduling:
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         transfer, *others = super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
+        self._twins.pop(request.request_id, None)
         report = self._reports.pop(request.request_id, None)
         if report is not None:  # the one field that vLLM brings from here into a finished answer, HTTP's too
             transfer = {**(transfer or {}), REPORT_KEY: report}
         return transfer, *others
 
+    def _update_request_as_session(self, session: Request, *args: Any) -> None:
+        super()._update_request_as_session(session, *args)  # type: ignore[misc]
+        self._twins.pop(session.request_id, None)  # tokens were taken back
+
     @contextmanager
     def _deeper_blocks(self, pool: NestedBlockPool, request: Request) -> Iterator[None]:
-        asked = loop_request(request.sampling_params.extra_args, self._loop)
-        callers_salt = (request.cache_salt or "").removesuffix(cache_salt(self._loop, asked))
-        deeper = []
-        for depth in range(asked.recurrence_depth + 1, self._loop.max_recurrence_depth + 1):
-            twin = copy.copy(request)
-            _salt(twin, callers_salt + cache_salt(self._loop, replace(asked, recurrence_depth=depth)))
-            deeper.append(twin.block_hashes)
-        pool.aliases = dict(zip(request.block_hashes, zip(*deeper, strict=True), strict=False))
+        if request.request_id not in self._twins:
+            self._twins[request.request_id] = self._deeper_twins(request)
+        twins = self._twins[request.request_id]
+        for twin in twins:  # they share the request's tokens; only blocks that are new are hashed
+            twin.update_block_hashes()
+        deeper = zip(*(twin.block_hashes for twin in twins), strict=True)
+        pool.aliases = dict(zip(request.block_hashes, deeper, strict=False))
         try:
             yield
         finally:
             pool.aliases = {}
+
+    def _deeper_twins(self, request: Request) -> list[Request]:
+        """Return the request as it would be at each larger depth."""
+        asked = loop_request(request.sampling_params.extra_args, self._loop)
+        callers_salt = (request.cache_salt or "").removesuffix(cache_salt(self._loop, asked))
+        twins = []
+        for depth in range(asked.recurrence_depth + 1, self._loop.max_recurrence_depth + 1):
+            twin = copy.copy(request)
+            _salt(twin, callers_salt + cache_salt(self._loop, replace(asked, recurrence_depth=depth)))
+            twins.append(twin)
+        return twins
 
 
 def _salt(request: Request, salt: str) -> None:
