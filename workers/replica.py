@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from pipeline.core import GeneratorInfo, Prompt, Sampling
-from pipeline.exceptions import EngineDeadError, GeneratorError, LoopwrightError
+from pipeline.exceptions import EngineDeadError, GeneratorError, LoopwrightError, ModelUnavailableError
 from workers.engine.batch import EngineCounters, Event, SampleKey
 
 _RETRY_SECONDS = 0.5
@@ -110,10 +110,14 @@ def translated(error: Exception) -> Exception:
     return error
 
 
+# What stands before the message of our own errors in a traceback.
+_OURS = f"{ModelUnavailableError.__module__}.{ModelUnavailableError.__name__}: "
+
+
 def _start_failure(error: Exception) -> LoopwrightError:
     """Return why the actor's constructor raised; Ray hands its traceback over as text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return GeneratorError(
-        f"the engine did not start: {lines[-1]}",
+        f"the engine did not start: {lines[-1].removeprefix(_OURS)}",
         hint="`loopwright model verify` checks the checkpoint, `loopwright doctor` the machine.",
     )

@@ -28,6 +28,7 @@ from model.parts import LoopParts
 from model.vllm_plugin.attention import LoopedAttention
 from model.vllm_plugin.batch import LoopBatch
 from model.vllm_plugin.block import LoopedBlock, Summands, joined, make_norm
+from model.vllm_plugin.failures import failure_noted
 from model.vllm_plugin.passes import Passes
 from model.vllm_plugin.reports import LoopTrace
 from model.vllm_plugin.setup import START_HINT, checked_config
@@ -112,7 +113,8 @@ class LoopedForCausalLM(nn.Module, SupportsQuant):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
-        self.loop = config = checked_config(vllm_config)
+        with failure_noted():
+            self.loop = config = checked_config(vllm_config)
         self.quant_config = vllm_config.quant_config
         dtype = str(vllm_config.model_config.dtype).removeprefix("torch.")
         logger.info(start_line(config, cast("KVDtype", dtype)))
@@ -157,7 +159,8 @@ class LoopedForCausalLM(nn.Module, SupportsQuant):
             fused |= _FUSED_MLP
         mapper = WeightsMapper(orig_to_new_stacked=fused)
         served = served_tensors(self.loop, weights, is_quantised=self.quant_config is not None)
-        return AutoWeightsLoader(self).load_weights(served, mapper=mapper)
+        with failure_noted():
+            return AutoWeightsLoader(self).load_weights(served, mapper=mapper)
 
     def forward(
         self,

@@ -17,6 +17,7 @@ from pipeline.cli.model_inspect import inspect
 from pipeline.cli.model_plan import plan
 from pipeline.cli.model_retrofit import retrofit
 from pipeline.cli.model_search import search_window
+from pipeline.cli.model_serve import serve
 from pipeline.exceptions import InputError, ModelUnavailableError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ app.command()(plan)
 app.command()(inspect)
 app.command()(retrofit)
 app.command("search-window")(search_window)
+app.command(context_settings={"allow_extra_args": True})(serve)
 
 _PLAIN_SECONDS = 5.0  # between two lines of progress where stderr is no terminal
 _DEFAULT = "qwen2.5-coder-1.5b"

@@ -82,6 +82,13 @@ class EngineProcess:
         self._pool.shutdown()
 
 
+def start_error(checkpoint: Path, loop: LoopedConfig, **settings: Any) -> str:
+    """Return why an engine does not start: the error's class and message, or nothing where it does."""
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_start_error, checkpoint, loop, settings).result(timeout=240)
+
+
 def prompt_and_params(loop: LoopedConfig | None, ask: Ask) -> tuple[Any, Any]:
     """Return what vLLM takes for a request, put together as the serving path does it."""
     from vllm import SamplingParams
@@ -146,6 +153,14 @@ def _start(checkpoint: Path, loop: LoopedConfig | None, settings: dict[str, Any]
     }
     looped = engine_kwargs(loop) if loop is not None else {}
     _llm = LLM(**{**defaults, **looped, **settings})
+
+
+def _start_error(checkpoint: Path, loop: LoopedConfig, settings: dict[str, Any]) -> str:
+    try:
+        _start(checkpoint, loop, settings)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _call(function: Callable[..., Any], *args: Any) -> Any:

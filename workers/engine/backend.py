@@ -65,8 +65,15 @@ class VllmBackend:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        from model.exceptions import ModelError
+        from model.vllm_plugin.failures import failure_told
+
         self._loop = settings.loop
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_args(settings)))
+        try:
+            with failure_told():
+                self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_args(settings)))
+        except ModelError as error:
+            raise ModelUnavailableError(str(error), hint=error.hint) from error
         self._tokenizer = self._engine.get_tokenizer()
         if not self._tokenizer.chat_template:
             self.shutdown()
