@@ -1,6 +1,6 @@
 """Why a model cannot be served, from the process that finds out to the one that started it.
 
-vLLM's engine has a process of its own; who starts it only hears that it failed, and to see a log for the cause.
+vLLM's engine has a process of its own; who starts it only hears that it failed, and to see a log for why.
 """
 
 from __future__ import annotations

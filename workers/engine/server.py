@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _serve(arguments: Sequence[str]) -> None:
-    """Do what `vllm serve` does. The `vllm` command wants a package of that name; the CPU build has another."""
+    """Do what `vllm serve` does: that command wants a package `vllm`, and the CPU build has another name."""
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
