@@ -1,8 +1,8 @@
 """What depth costs under vLLM: `make bench-loops`, or `python -m tests.benchmarks.loops.cost --model NAME`.
 
 Two engines live at once, stock vLLM and the looped one, and take turns, so that what else the machine does
-falls on both. Every number is a ratio within this run. Prompts are in the prefix cache: what is timed is
-decoding.
+falls on both. Every ratio is within this run. A batch is drafts of one prompt, as repair asks for them, and the
+prompt is in the prefix cache: what is timed is decoding.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from typing import Any
 from model.config import LoopedConfig
 from model.memory import start_line
 from model.provision import resolve
+from pipeline.config import Settings
 from workers.engine.environment import engine_environment
 from workers.engine.settings import EngineSettings
 
 DEPTHS = (1, 2, 4, 8)
 _PROMPT = "def f(x):\n" + "\n".join(f"    y{i} = x + {i}" for i in range(40)) + "\n    return x\n"
+Seconds = dict[str, list[float]]  # by kind of batch, a value for each round
 _llm: Any = None  # the child's engine
 
 
@@ -63,17 +65,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     ).resolved()
     folder, config = Path(settings.model_path), settings.loop
     assert config is not None
-    os.environ.update(engine_environment(settings, on_cpu=True))  # before the processes start
+    # Before the processes start; stdout is for the tables.
+    os.environ.update({"VLLM_LOGGING_LEVEL": "ERROR", **engine_environment(settings, on_cpu=True)})
     shared = {
         "dtype": settings.dtype,
-        "max_num_seqs": options.batch,
+        "max_num_seqs": max(options.batch),
         "kv_cache_memory_bytes": options.kv_bytes,
     }
     stock, looped = Engine(folder, None, shared), Engine(folder, config, shared)
     try:
-        rows = measured(stock, looped, options)
         print(f"{options.model} {settings.dtype}, {start_line(config, settings.dtype)}")
-        print_tables(rows, options)
+        for batch in options.batch:
+            print_tables(measured(stock, looped, batch, options), batch, options)
         print(f"\nPeak memory: stock {stock.peak_mib():.0f} MiB, looped {looped.peak_mib():.0f} MiB")
     finally:
         stock.close()
@@ -81,18 +84,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measured(stock: Engine, looped: Engine, options: argparse.Namespace) -> dict[str, float]:
-    """Return the median seconds of each kind of batch; the kinds take turns."""
-    batch = options.batch
+def measured(stock: Engine, looped: Engine, batch: int, options: argparse.Namespace) -> Seconds:
+    """Return how long each kind of batch took in each round; the kinds take turns."""
     mixed = [DEPTHS[i % len(DEPTHS)] for i in range(batch)]
     kinds: dict[str, tuple[Engine, list[int], bool]] = {
         "stock": (stock, [1] * batch, True),
         **{f"depth {depth}": (looped, [depth] * batch, True) for depth in DEPTHS},
-        **{f"part {depth}": (looped, [depth] * mixed.count(depth), True) for depth in DEPTHS},
         "mixed": (looped, mixed, True),
         "masked": (looped, mixed, False),
+        **{f"part {depth}": (looped, [depth] * mixed.count(depth), True) for depth in DEPTHS},
     }
-    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    seconds: Seconds = {kind: [] for kind in kinds}
     for turn in range(options.rounds + 1):
         for kind, (engine, depths, is_compact) in kinds.items():
             if engine is looped:
@@ -100,25 +102,39 @@ def measured(stock: Engine, looped: Engine, options: argparse.Namespace) -> dict
             taken = engine.seconds(depths, options.tokens)
             if turn > 0:  # the first turn fills the prefix cache
                 seconds[kind].append(taken)
-            print(f"round {turn}: {kind} {taken:.2f} s", file=sys.stderr, flush=True)
-    return {kind: median(taken) for kind, taken in seconds.items()}
+            print(f"batch {batch}, round {turn}: {kind} {taken:.2f} s", file=sys.stderr, flush=True)
+    return seconds
 
 
-def print_tables(seconds: dict[str, float], options: argparse.Namespace) -> None:
+def print_tables(seconds: Seconds, batch: int, options: argparse.Namespace) -> None:
     """Print what the seconds say."""
-    batch, tokens = options.batch, options.batch * options.tokens
-    print(f"\nbatch {batch}, {options.tokens} tokens each, {options.rounds} rounds, medians\n")
-    print("| | seconds | tokens/s | against depth 1 |\n|---|---|---|---|")
+    tokens = batch * options.tokens
+    ideal = _sums([seconds[f"depth {depth}"] for depth in DEPTHS], share=1 / len(DEPTHS))
+    apart = _sums([seconds[f"part {depth}"] for depth in DEPTHS])
+    print(
+        f"\nbatch {batch}, {options.tokens} tokens each, {options.rounds} rounds; medians (smallest to largest)\n"
+    )
+    print("| | seconds | tokens/s | times depth 1 |\n|---|---|---|---|")
     for kind in ("stock", *(f"depth {depth}" for depth in DEPTHS)):
-        ratio = seconds[kind] / seconds["depth 1"]
-        print(f"| {kind} | {seconds[kind]:.2f} | {tokens / seconds[kind]:.1f} | {ratio:.2f} |")
-    ideal = sum(seconds[f"depth {depth}"] / len(DEPTHS) for depth in DEPTHS)
-    apart = sum(seconds[f"part {depth}"] for depth in DEPTHS)
-    print(f"\nplugin at depth 1 against stock: {seconds['stock'] / seconds['depth 1']:.3f} x tokens/s")
-    print(f"mixed batch of depths {DEPTHS}: {seconds['mixed']:.2f} s")
-    print(f"- ideal, the sum of each row's cost: {ideal:.2f} s ({ideal / seconds['mixed']:.3f} reached)")
-    print(f"- masked compute: {seconds['masked']:.2f} s ({seconds['masked'] / seconds['mixed']:.3f} x)")
-    print(f"- one engine for each depth, in turn: {apart:.2f} s ({apart / seconds['mixed']:.3f} x)")
+        each = median(seconds[kind])
+        print(f"| {kind} | {each:.2f} | {tokens / each:.1f} | {_ratio(seconds[kind], seconds['depth 1'])} |")
+    print(f"\nplugin at depth 1 against stock, tokens/s: {_ratio(seconds['stock'], seconds['depth 1'])}")
+    print(f"mixed batch of depths {DEPTHS}: {median(seconds['mixed']):.2f} s")
+    print(f"- of the ideal, the sum of each row's cost: {_ratio(ideal, seconds['mixed'])} reached")
+    print(f"- masked compute takes {_ratio(seconds['masked'], seconds['mixed'])} times as long")
+    print(
+        f"- one engine for each depth, in turn: {_ratio(apart, seconds['mixed'])} times as long", flush=True
+    )
+
+
+def _sums(rounds: list[list[float]], share: float = 1.0) -> list[float]:
+    return [share * sum(of_round) for of_round in zip(*rounds, strict=True)]
+
+
+def _ratio(these: list[float], those: list[float]) -> str:
+    """Return the ratio within each round, whatever else the machine did in it."""
+    ratios = [a / b for a, b in zip(these, those, strict=True)]
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def _start(folder: Path, config: LoopedConfig | None, settings: dict[str, Any]) -> None:
@@ -145,9 +161,8 @@ def _seconds(depths: tuple[int, ...], num_tokens: int) -> float:
         )
         for depth in depths
     ]
-    prompts = [f"# {i}\n{_PROMPT}" for i in range(len(depths))]
     started = time.monotonic()
-    _llm.generate(prompts, params, use_tqdm=False)
+    _llm.generate([_PROMPT] * len(depths), params, use_tqdm=False)
     return time.monotonic() - started
 
 
@@ -163,9 +178,11 @@ def _peak_mib() -> float:
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", default="qwen2.5-coder-0.5b", help="name or folder of a checkpoint")
-    parser.add_argument("--batch", type=int, default=16, help="requests in a batch, a multiple of 4")
-    parser.add_argument("--tokens", type=int, default=32, help="tokens of each answer")
+    parser.add_argument("--model", default=Settings().model, help="name or folder of a checkpoint")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", default=[32, 64, 128], help="requests in a batch, multiples of 4"
+    )
+    parser.add_argument("--tokens", type=int, default=24, help="tokens of each answer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kv-bytes", type=int, default=3 << 30)
     return parser.parse_args(argv)
