@@ -1,7 +1,7 @@
 """What depth costs under vLLM: `make bench-loops`, or `python -m tests.benchmarks.loops.cost --model NAME`.
 
 Two engines live at once, stock vLLM and the looped one, and take turns, so that what else the machine does
-falls on both. Every ratio is within this run. A batch is drafts of one prompt, as repair asks for them, and the
+falls on both. Every ratio is within a round. A batch is drafts of one prompt, as repair asks for them, and the
 prompt is in the prefix cache: what is timed is decoding.
 """
 
@@ -111,13 +111,14 @@ def print_tables(seconds: Seconds, batch: int, options: argparse.Namespace) -> N
     tokens = batch * options.tokens
     ideal = _sums([seconds[f"depth {depth}"] for depth in DEPTHS], share=1 / len(DEPTHS))
     apart = _sums([seconds[f"part {depth}"] for depth in DEPTHS])
-    print(
-        f"\nbatch {batch}, {options.tokens} tokens each, {options.rounds} rounds; medians (smallest to largest)\n"
-    )
+    each = f"{options.tokens} tokens each, {options.rounds} rounds"
+    print(f"\nbatch {batch}, {each}; medians (smallest to largest)\n")
     print("| | seconds | tokens/s | times depth 1 |\n|---|---|---|---|")
     for kind in ("stock", *(f"depth {depth}" for depth in DEPTHS)):
-        each = median(seconds[kind])
-        print(f"| {kind} | {each:.2f} | {tokens / each:.1f} | {_ratio(seconds[kind], seconds['depth 1'])} |")
+        taken = median(seconds[kind])
+        print(
+            f"| {kind} | {taken:.2f} | {tokens / taken:.1f} | {_ratio(seconds[kind], seconds['depth 1'])} |"
+        )
     print(f"\nplugin at depth 1 against stock, tokens/s: {_ratio(seconds['stock'], seconds['depth 1'])}")
     print(f"mixed batch of depths {DEPTHS}: {median(seconds['mixed']):.2f} s")
     print(f"- of the ideal, the sum of each row's cost: {_ratio(ideal, seconds['mixed'])} reached")
