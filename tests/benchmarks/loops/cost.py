@@ -1,7 +1,7 @@
 """What depth costs under vLLM: `make bench-loops`, or `python -m tests.benchmarks.loops.cost --model NAME`.
 
 Two engines live at once, stock vLLM and the looped one, and take turns, so that what else the machine does
-falls on both. Every ratio is within a round. A batch is drafts of one prompt, as repair asks for them, and the
+falls on both. Every ratio is within a round. A batch is drafts of one prompt, as repair asks for them; the
 prompt is in the prefix cache: what is timed is decoding.
 """
 
