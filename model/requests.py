@@ -32,10 +32,8 @@ def check_request(extra_args: Mapping[str, Any], max_depth: int, exit_rules: Seq
         check_depth(extra_args[DEPTH_KEY], max_depth)
     rule = extra_args.get(RULE_KEY)
     if rule is not None and rule != "none" and rule not in exit_rules:
-        can = ", ".join(exit_rules) or "no rule"
-        raise DepthError(
-            f"{RULE_KEY} {rule!r} is not one of this model's", hint=f"It can stop by: none, {can}."
-        )
+        # In the message, since no hint arrives over HTTP.
+        raise DepthError(f"{RULE_KEY} must be one of {', '.join(('none', *exit_rules))}, got {rule!r}")
     if THRESHOLD_KEY in extra_args:
         _check_threshold(extra_args[THRESHOLD_KEY], rule)
         if not exit_rules:
@@ -60,13 +58,13 @@ def check_depth(value: object, max_recurrence_depth: int) -> int:
 
 
 def _check_threshold(value: object, rule: object) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value <= 0:  # type: ignore[operator]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:  # type: ignore[operator]
         raise DepthError(f"{THRESHOLD_KEY} must be a number above 0, got {value!r}")
     if rule in ("hazard", "act") and value > 1:  # type: ignore[operator]
-        raise DepthError(f"{THRESHOLD_KEY} of {rule} is a probability, got {value!r}")
+        raise DepthError(f"{THRESHOLD_KEY} of {rule} must be a probability above 0, got {value!r}")
     if rule == "argmax" and value != int(value):  # type: ignore[call-overload]
-        raise DepthError(f"{THRESHOLD_KEY} of argmax is a number of passes, got {value!r}")
+        raise DepthError(f"{THRESHOLD_KEY} of argmax must be a whole number of passes, got {value!r}")
 
 
 def loop_request(extra_args: Mapping[str, Any] | None, config: LoopedConfig) -> LoopRequest:

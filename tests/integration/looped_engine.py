@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import LoopedConfig
+from tests.integration.batch_tools import LOOPWRIGHT
 
 BLOCK_SIZE = 32  # tokens of a KV block
 CHUNK = 48  # tokens; no multiple of a block, so chunks end inside blocks
@@ -87,6 +89,16 @@ def start_error(checkpoint: Path, loop: LoopedConfig, **settings: Any) -> str:
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_start_error, checkpoint, loop, settings).result(timeout=240)
+
+
+def serve_command(checkpoint: Path, *arguments: str) -> tuple[list[str], int]:
+    """Return the command that serves a tiny checkpoint over HTTP, and the free port that it names."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    limits = ["--set", "engine.max_model_tokens=512", "--set", "engine.kv_cache_bytes=67108864"]
+    serve = [*LOOPWRIGHT, "model", "serve", "--model", str(checkpoint), "--port", str(port)]
+    return [*serve, *limits, *arguments], port
 
 
 def prompt_and_params(loop: LoopedConfig | None, ask: Ask) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from xdist.scheduler import LoadFileScheduling
 
 _START_A_RAY = (
     *("test_batch_ray.py", "test_cli_ask.py", "test_cli_engine.py", "test_cluster_life.py"),
-    *("test_engine_actor.py", "test_reading_workers.py"),
+    *("test_engine_actor.py", "test_looped_refusals.py", "test_reading_workers.py"),
 )
 
 

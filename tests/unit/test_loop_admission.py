@@ -67,15 +67,15 @@ def test_request_with_any_other_depth_is_refused_as_the_clients_fault(validate: 
 @pytest.mark.parametrize(
     ("config", "extra_args", "message"),
     [
-        (OURO, {"exit_rule": "act"}, "exit_rule 'act' is not one of this model's"),
-        (DENSE, {"exit_rule": "latent"}, "is not one of this model's"),
-        (OURO, {"exit_rule": ["latent"]}, "is not one of this model's"),
+        (OURO, {"exit_rule": "act"}, "exit_rule must be one of none, hazard, latent, kl, argmax, got 'act'"),
+        (DENSE, {"exit_rule": "latent"}, "exit_rule must be one of none, got 'latent'"),
+        (OURO, {"exit_rule": ["latent"]}, "must be one of none, hazard"),
         (DENSE, {"exit_threshold": 0.5}, "cannot stop early"),
         (OURO, {"exit_threshold": 0}, "above 0"),
         (OURO, {"exit_threshold": float("nan")}, "above 0"),
         (OURO, {"exit_threshold": "0.5"}, "above 0"),
-        (OURO, {"exit_rule": "hazard", "exit_threshold": 1.5}, "is a probability"),
-        (OURO, {"exit_rule": "argmax", "exit_threshold": 1.5}, "is a number of passes"),
+        (OURO, {"exit_rule": "hazard", "exit_threshold": 1.5}, "must be a probability above 0, got 1.5"),
+        (OURO, {"exit_rule": "argmax", "exit_threshold": 1.5}, "must be a whole number of passes"),
         (OURO, {"loop_report": "yes"}, "must be true or false"),
     ],
 )
