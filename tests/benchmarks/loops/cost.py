@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder, config = Path(settings.model_path), settings.loop
     assert config is not None
     # Before the processes start; stdout is for the tables.
-    os.environ.update({"VLLM_LOGGING_LEVEL": "ERROR", **engine_environment(settings, on_cpu=True)})
+    os.environ.update(engine_environment(settings, on_cpu=True) | {"VLLM_LOGGING_LEVEL": "ERROR"})
     shared = {
         "dtype": settings.dtype,
         "max_num_seqs": max(options.batch),
