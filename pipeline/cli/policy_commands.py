@@ -74,11 +74,12 @@ def learn(
 def _own_depth(model: str) -> int:
     """Return the depth that a checkpoint folder was trained for; 1 where this is none."""
     from model.checkpoints import read_config
+    from model.checkpoints.files import read_config_file
     from model.exceptions import ModelError
 
     try:
-        return read_config(json.loads((Path(model) / "config.json").read_bytes())).recurrence_depth
-    except (OSError, ValueError, ModelError):
+        return read_config(read_config_file(Path(model))).recurrence_depth
+    except ModelError:
         return 1
 
 

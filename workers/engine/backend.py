@@ -168,8 +168,11 @@ class VllmBackend:
         return request_kwargs(self._loop, depth)
 
 
-def engine_args(settings: EngineSettings) -> dict[str, Any]:
-    """Return the arguments of vLLM's AsyncEngineArgs for these (resolved) settings."""
+def engine_args(settings: EngineSettings, *, has_metrics: bool = False) -> dict[str, Any]:
+    """Return the arguments of vLLM's AsyncEngineArgs for these (resolved) settings.
+
+    `has_metrics` keeps what the loop does to tokens as Prometheus metrics.
+    """
     arguments: dict[str, Any] = {
         "model": settings.model_path,
         "dtype": settings.dtype,
@@ -191,7 +194,7 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
         from model.vllm_plugin.serving import assert_registered, engine_kwargs
 
         assert_registered()
-        arguments |= engine_kwargs(settings.loop)
+        arguments |= engine_kwargs(settings.loop, has_metrics=has_metrics)
     return arguments
 
 

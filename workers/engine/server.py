@@ -30,7 +30,7 @@ class ServerSettings:
     name: str  # that clients know the model by
     host: str
     port: int
-    has_metrics: bool  # keep what the loop does to tokens on the page of metrics; costs a few per cent
+    has_metrics: bool  # show what the loop does to tokens; every pass then measures its states
 
 
 def server_command(settings: ServerSettings, arguments: Sequence[str]) -> list[str]:
@@ -52,13 +52,9 @@ def vllm_arguments(settings: ServerSettings) -> list[str]:
         ModelUnavailableError: the checkpoint cannot be read or looped.
         EngineSetupError: vLLM did not load loopwright's plugin.
     """
-    from model.vllm_plugin.serving import engine_kwargs
     from workers.engine.backend import engine_args
 
-    engine = settings.engine.resolved()
-    values = engine_args(engine)
-    if engine.loop is not None and settings.has_metrics:
-        values |= engine_kwargs(engine.loop, has_metrics=True)
+    values = engine_args(settings.engine.resolved(), has_metrics=settings.has_metrics)
     del values["disable_log_stats"]
     named = {"served_model_name": settings.name, "host": settings.host, "port": settings.port}
     return [values.pop("model"), *_flags(named | values)]
